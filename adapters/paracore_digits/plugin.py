@@ -1,0 +1,17 @@
+"""Registers ``digits``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from paracore import hookimpl
+from paracore.model import Model
+from paracore_digits.model import DigitsModel
+
+__all__ = ["paracore_models"]
+
+
+@hookimpl
+def paracore_models() -> Mapping[str, Callable[..., Model]]:
+    """The digits network."""
+    return {"digits": DigitsModel}

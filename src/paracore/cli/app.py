@@ -1,0 +1,81 @@
+"""The application: its commands, and one place where every error becomes one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from paracore.cli.comparing import compare
+from paracore.cli.failures import report
+from paracore.cli.listing import list_, show
+from paracore.cli.output import own_version
+from paracore.cli.sampling import sample
+
+__all__ = ["app", "main"]
+
+
+class OneLineGroup(TyperGroup):
+    """Reports every error as one line on stderr, with the exit code of its kind."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run, and exit."""
+        try:
+            code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+        except Exception as error:
+            code = report(error)
+        except KeyboardInterrupt:
+            code = 130
+        if code == 130:
+            typer.echo("paracore: interrupted", err=True)
+        if not standalone_mode:
+            return code
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+app = typer.Typer(
+    name="paracore",
+    cls=OneLineGroup,
+    no_args_is_help=False,
+    invoke_without_command=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Parallel-in-time sampling of diffusion models.",
+    epilog="Errors are one line on stderr; PARACORE_DEBUG=1 shows tracebacks. Exit codes: 2 bad input, 1 failed run, "
+    "130 interrupted.",
+)
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"paracore {own_version()}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+app.command("list")(list_)
+app.command("show")(show)
+app.command("sample")(sample)
+app.command("compare")(compare)
+
+
+def main() -> None:
+    """The ``paracore`` program."""
+    app(prog_name="paracore")

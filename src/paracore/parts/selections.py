@@ -1,0 +1,100 @@
+"""Selections: which rows a round evaluates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+
+from paracore.parts.options import integer
+from paracore.strategies import Selection
+from paracore.window import Bools, Round, Window, per_sample, where_rows
+
+__all__ = ["AllRows", "EveryKth"]
+
+
+@attrs.frozen
+class AllRows(Selection):
+    """Evaluates every row of the window."""
+
+    def rows(self, window: Window, state: Any) -> Bools:
+        """All of them."""
+        return np.ones(window.nodes.shape, dtype=np.bool_)
+
+
+@attrs.frozen
+class EveryKth(Selection):
+    """Evaluates every k-th row from the front; outputs between are interpolated in time, beyond them extrapolated.
+
+    The window then spans ``(window - 1) * stride + 1`` rows for ``window`` evaluations. The first round is dense: its
+    guesses are too rough to interpolate. Interpolation leaves an error floor that no tolerance removes; at tolerance 0
+    every row is evaluated before it is accepted.
+
+    Attributes:
+        stride: k, at least 1.
+        trend: how much of the last slope the extrapolation keeps (1 is linear, 0 holds the output).
+    """
+
+    stride: int = attrs.field(default=2, validator=integer(1))
+    trend: float = 0.5
+
+    reference = "this library: docs/mathematics.md, skipped rows"
+
+    def span(self, width: int) -> int:
+        """``(width - 1) * stride + 1`` rows."""
+        return (width - 1) * self.stride + 1
+
+    def rows(self, window: Window, state: Any) -> Bools:
+        """Every k-th row; the first ``window.width`` rows in a sample's first round, and always at tolerance 0."""
+        row = np.arange(window.rows)[:, None]
+        strided = np.broadcast_to(row % self.stride == 0, window.nodes.shape)
+        dense = np.broadcast_to(row < window.width, window.nodes.shape)
+        if window.tolerance == 0:
+            return dense.copy()
+        return np.where(window.rounds[None, :] == 0, dense, strided)
+
+    def fill(self, round: Round, rows: Bools, state: Any) -> list[torch.Tensor]:
+        """Linear interpolation between the nearest rows with outputs, a damped trend beyond the last."""
+        window = round.window
+        known = (round.age >= 0) & window.valid
+        known[0] = True
+        time = _clock(window)
+        out = list(round.outputs)
+        count = window.rows
+        index = np.arange(count)[:, None]
+        left = np.maximum.accumulate(np.where(known, index, -1), axis=0)
+        right = np.minimum.accumulate(np.where(known, index, count)[::-1], axis=0)[::-1]
+        stacked = None
+        for r in range(1, count):
+            need = rows[r]
+            if not need.any():
+                continue
+            lo, hi = left[r], right[r]
+            beyond = hi >= count
+            before = np.where(beyond, left[np.maximum(lo - 1, 0), np.arange(len(lo))], lo)
+            first, second = np.where(beyond, before, lo), np.where(beyond, lo, hi)
+            span = _at(time, second) - _at(time, first)
+            reach = time[r] - np.where(beyond, _at(time, second), _at(time, first))
+            fraction = np.divide(reach, span, out=np.zeros(len(span)), where=(span != 0) & (second != first))
+            fraction = np.where(beyond, 1.0 + self.trend * np.minimum(fraction, 1.0), fraction)
+            fraction = np.where(beyond & (second == first), 1.0, fraction)
+            if (first == first[0]).all() and (second == second[0]).all():
+                a, b = round.outputs[int(first[0])], round.outputs[int(second[0])]
+            else:
+                stacked = torch.stack(round.outputs) if stacked is None else stacked
+                picked = torch.arange(len(first), device=stacked.device)
+                a = stacked[torch.from_numpy(first).to(stacked.device), picked]
+                b = stacked[torch.from_numpy(second).to(stacked.device), picked]
+            out[r] = where_rows(need, (a + (b - a) * per_sample(fraction, a)).to(a.dtype), out[r])
+        return out
+
+
+def _clock(window: Window) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """``(P, B)`` the scheme's time of each row, which interpolation is linear in."""
+    return window.scheme.time[np.minimum(window.nodes, window.scheme.steps - 1)]
+
+
+def _at(table: np.ndarray[Any, Any], row: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return np.take_along_axis(table, np.clip(row, 0, len(table) - 1)[None, :], axis=0)[0]

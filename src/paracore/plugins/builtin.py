@@ -1,0 +1,70 @@
+"""What paracore itself registers, through the same hooks as any plugin."""
+
+from __future__ import annotations
+
+from paracore import parts
+from paracore.evaluators import batched
+from paracore.plugins.hookspecs import Factories, hookimpl
+from paracore.strategies import NoDamping, NoJacobian, NoPreconditioner
+
+__all__: list[str] = []
+
+
+@hookimpl
+def paracore_residuals() -> Factories:
+    """Residual constructions."""
+    return {"look-ahead": parts.LookAhead}
+
+
+@hookimpl
+def paracore_jacobians() -> Factories:
+    """Jacobian approximations."""
+    return {"none": NoJacobian, "identity": parts.Identity}
+
+
+@hookimpl
+def paracore_preconditioners() -> Factories:
+    """Preconditioners."""
+    return {"none": NoPreconditioner}
+
+
+@hookimpl
+def paracore_dampings() -> Factories:
+    """Damping policies."""
+    return {"none": NoDamping}
+
+
+@hookimpl
+def paracore_stopping_rules() -> Factories:
+    """Stopping rules."""
+    return {
+        "error-target": parts.ErrorTarget,
+        "scaled-residual": parts.ScaledResidual,
+        "noise-scaled-change": parts.NoiseScaledChange,
+        "change": parts.AbsoluteChange,
+        "fixed-rounds": parts.FixedRounds,
+    }
+
+
+@hookimpl
+def paracore_initializers() -> Factories:
+    """Initial guesses."""
+    return {
+        "copy": parts.Copy,
+        "hold": parts.Hold,
+        "linear": parts.Linear,
+        "damped-linear": parts.DampedLinear,
+        "warm-start": parts.WarmStart,
+    }
+
+
+@hookimpl
+def paracore_selections() -> Factories:
+    """Selections."""
+    return {"all": parts.AllRows, "every-kth": parts.EveryKth}
+
+
+@hookimpl
+def paracore_evaluators() -> Factories:
+    """Evaluators."""
+    return {"batched": batched}

@@ -1,0 +1,75 @@
+"""The hooks: one per kind, all alike. Each takes nothing and returns ``{name: factory}``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pluggy
+
+__all__ = ["HOOKS", "Factories", "HookSpecs", "hookimpl", "hookspec"]
+
+hookspec = pluggy.HookspecMarker("paracore")
+hookimpl = pluggy.HookimplMarker("paracore")
+
+Factories = Mapping[str, Callable[..., Any]]
+"""Kebab-case names to classes or functions; their keyword parameters are the options."""
+
+
+class HookSpecs:
+    """What a plugin may implement. Called for discovery only, never inside a solve."""
+
+    @hookspec
+    def paracore_residuals(self) -> Factories:  # type: ignore[empty-body]
+        """Residual constructions by name."""
+
+    @hookspec
+    def paracore_jacobians(self) -> Factories:  # type: ignore[empty-body]
+        """Jacobian approximations by name."""
+
+    @hookspec
+    def paracore_preconditioners(self) -> Factories:  # type: ignore[empty-body]
+        """Preconditioners by name."""
+
+    @hookspec
+    def paracore_dampings(self) -> Factories:  # type: ignore[empty-body]
+        """Damping policies by name."""
+
+    @hookspec
+    def paracore_stopping_rules(self) -> Factories:  # type: ignore[empty-body]
+        """Stopping rules by name."""
+
+    @hookspec
+    def paracore_initializers(self) -> Factories:  # type: ignore[empty-body]
+        """Initial guesses by name."""
+
+    @hookspec
+    def paracore_selections(self) -> Factories:  # type: ignore[empty-body]
+        """Selections by name."""
+
+    @hookspec
+    def paracore_samplers(self) -> Factories:  # type: ignore[empty-body]
+        """Presets: functions of keyword options that return a Composition or a Sampler."""
+
+    @hookspec
+    def paracore_models(self) -> Factories:  # type: ignore[empty-body]
+        """Models by name."""
+
+    @hookspec
+    def paracore_evaluators(self) -> Factories:  # type: ignore[empty-body]
+        """Evaluators by name: functions of a denoiser and keyword options."""
+
+
+HOOKS: dict[str, str] = {
+    "residual": "paracore_residuals",
+    "jacobian": "paracore_jacobians",
+    "preconditioner": "paracore_preconditioners",
+    "damping": "paracore_dampings",
+    "stopping": "paracore_stopping_rules",
+    "initializer": "paracore_initializers",
+    "selection": "paracore_selections",
+    "sampler": "paracore_samplers",
+    "model": "paracore_models",
+    "evaluator": "paracore_evaluators",
+}
+"""The hook of each kind."""
