@@ -10,7 +10,12 @@ import paracore
 __all__ = ["jacobi", "paracore_samplers", "paradigms", "picard"]
 
 
-def picard(window: int = 8, tolerance: float = 0.01, form: str = "network", guess: str = "hold") -> paracore.Engine:
+def picard(
+    window: int = 8,
+    tolerance: float = 0.01,
+    form: str = "network",
+    guess: str = "damped-linear(trend=0.3)",
+) -> paracore.Engine:
     """Picard iteration on the sliding window: outputs are held while states move, nothing else is modelled.
 
     ``x^{k+1}_{n+1} = x_front + sum_{j <= n} (step increments at x^k_j)``, with the output held in a form of your

@@ -17,7 +17,7 @@ from paracore.problem import NoiseTape, Problem
 from paracore.request import Denoiser, Evaluator, Outputs, Request, Rows
 from paracore.result import Result, RoundTrace
 from paracore.sampler import Sampler
-from paracore.sequential import sequential
+from paracore.sequential import sequential, skipping
 from paracore.solve import Observer, RoundEvent, solve
 from paracore.status import Status
 from paracore.strategies import (
@@ -69,5 +69,6 @@ __all__ = [
     "save_checkpoint",
     "schemes",
     "sequential",
+    "skipping",
     "solve",
 ]

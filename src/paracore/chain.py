@@ -33,7 +33,7 @@ def sweep_chain(round: Round, local: Local | None) -> Swept:
     """
     swept = _sweep(round, local)
     if local is not None and not swept.sound.all():
-        again = ~swept.sound.all(axis=0)
+        again = np.asarray(~swept.sound.all(axis=0))
         chain, gap, size = round.chain, round.gap, round.size
         plain = _sweep(round, None)
         round.chain = [where_rows(again, new, old) for new, old in zip(round.chain, chain, strict=True)]
@@ -47,6 +47,9 @@ def sweep_chain(round: Round, local: Local | None) -> Swept:
                 round.chain[r + 1] = where_rows(swept.sound[r], round.chain[r + 1], window.state_rows[r + 1])
         unsound = np.concatenate([np.zeros((1, window.batch), dtype=np.bool_), ~swept.sound[:-1]])
         round.gap = np.where(unsound, np.inf, round.gap)
+    # Norms of wild numbers overflow: such a row is far from its anchor, and small against nothing.
+    round.gap = np.where(np.isfinite(round.gap), round.gap, np.inf)
+    round.size = np.where(np.isfinite(round.size), round.size, 0.0)
     return swept
 
 
@@ -63,9 +66,7 @@ def _sweep(round: Round, local: Local | None) -> Swept:
             gaps.append(rms(move))
             output = _corrected(round, r, output, move, local)
         used.append(output)
-        chain.append(
-            window.step(r, window.history(r, chain, window.past_x), window.history(r, used, window.past_f))
-        )
+        chain.append(window.step(r, window.history(r, chain, window.past_x), window.history(r, used, window.past_f)))
         sizes.append(rms(chain[-1]))
     round.chain = chain
     numbers = to_numpy([*(g.to(sizes[0].dtype) for g in gaps), *sizes])
@@ -76,9 +77,7 @@ def _sweep(round: Round, local: Local | None) -> Swept:
     return Swept(used, np.logical_and.accumulate(finite | ~window.valid, axis=0))
 
 
-def _corrected(
-    round: Round, row: int, output: torch.Tensor, move: torch.Tensor, local: Local | None
-) -> torch.Tensor:
+def _corrected(round: Round, row: int, output: torch.Tensor, move: torch.Tensor, local: Local | None) -> torch.Tensor:
     """The output at the chain's state: held in the composition's form, plus the Jacobian part's response."""
     window = round.window
     u, v = window.gain

@@ -152,9 +152,9 @@ class Comparison:
         how = "one at a time" if self.one_at_a_time else "in one batch"
         table = Table(
             title=f"{self.scheme}, {self.steps} steps, {self.samples} samples {how}",
-            caption="error, p95, max: relative root-mean-square distance to the sequential sample; rounds: network calls "
-            "in a row; wall: all samples, nothing subtracted; same rounds sequential: mean error of as many sequential "
-            "evaluations, extrapolated in between (2nd order)",
+            caption="error, p95, max: relative root-mean-square distance to the sequential sample; rounds: network "
+            "calls in a row; wall: all samples, nothing subtracted; same rounds sequential: mean error of as many "
+            "sequential evaluations, extrapolated in between (2nd order)",
             caption_justify="left",
         )
         table.add_column("sampler", no_wrap=True)

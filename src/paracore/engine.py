@@ -163,6 +163,8 @@ class Engine(Sampler):
             return _gather(state.problem, pending.round.window.nodes, mask, pending.round.anchors, pending.tangents)
         if not state.running.any():
             return None
+        # Freed here, not when the front moves: an advance that is interrupted leaves a state that can go on.
+        state.tape.free(int(state.at[state.running].min()))
         nodes = state.at[None, :] + np.arange(len(state.mask))[:, None]
         return _gather(state.problem, nodes, state.mask, state.states, state.tangents)
 
@@ -182,8 +184,6 @@ class Engine(Sampler):
         _check_outputs(outputs.values, int(mask.sum()), state.problem.x0)
         if state.tangents is not None:
             _check_products(outputs.jvps, int(mask.sum()), state.problem.x0)
-        # Freed here and not when the front moves: an interrupted advance leaves a state that can go on.
-        state.tape.free(int(state.at[state.running].min()))
         state = attrs.evolve(
             state,
             parts=dict(state.parts),
@@ -570,10 +570,10 @@ class Engine(Sampler):
         part = composition.selection
         with calling("selection", part, window):
             chosen = part.rows(window, state.parts["selection"])
-        mask = mask_from("selection", part, chosen, window.valid.shape) & window.valid
+        mask: Bools = np.asarray(mask_from("selection", part, chosen, window.valid.shape) & window.valid)
         mask[0] = window.running
         if state.problem.lockstep:  # all samples are evaluated at one node, or none
-            mask = mask.any(axis=1)[:, None] & window.valid
+            mask = np.asarray(mask.any(axis=1, keepdims=True) & window.valid)
         mask &= np.cumsum(mask, axis=0) <= composition.window
         mask[1:] &= state.rounds[None, :] >= composition.warmup
         jacobian, tangents = composition.jacobian, None

@@ -61,9 +61,9 @@ def compare(
     problems = [problem] if isinstance(problem, Problem) else list(problem)
     evaluators = list(evaluator) if isinstance(evaluator, Sequence) else [evaluator] * len(problems)
     _check(pairs, problems, evaluators, repeats)
-    cases = [
-        c for p, e in zip(problems, evaluators, strict=True) for c in (_split(p, e) if one_at_a_time else [(p, e)])
-    ]
+    cases: list[Case] = []
+    for p, e in zip(problems, evaluators, strict=True):
+        cases += _split(p, e) if one_at_a_time else [(p, e)]
     for _, sampler in pairs:
         for case, _ in cases[:1] if one_at_a_time else cases:
             sampler.start(case)
@@ -147,10 +147,11 @@ def _split(problem: Problem, evaluator: Evaluator) -> list[Case]:
             generators = [problem.generator]
         else:
             generators = [[g] for g in problem.generator or ()]
-    return [
-        (attrs.evolve(problem, x0=problem.x0[i : i + 1], generator=generators[i]), _OneSample(evaluator, i))
-        for i in range(problem.batch)
-    ]
+    cases: list[Case] = []
+    for i in range(problem.batch):
+        alone = attrs.evolve(problem, x0=problem.x0[i : i + 1], generator=generators[i])
+        cases.append((alone, _OneSample(evaluator, i)))
+    return cases
 
 
 def _check(

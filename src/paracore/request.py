@@ -73,7 +73,10 @@ class Denoiser(Protocol):
 class Evaluator(Protocol):
     """Answers requests. ``capabilities`` is a set of names; ``"jvp"`` means that tangents are answered."""
 
-    capabilities: frozenset[str]
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What it can do beyond values."""
+        ...
 
     def evaluate(self, request: Request) -> Outputs:
         """Evaluate all rows; the answer's rows are in the request's order."""

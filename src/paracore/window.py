@@ -48,6 +48,8 @@ def per_sample(values: npt.NDArray[Any], like: torch.Tensor) -> torch.Tensor | f
 
 def where_rows(mask: Bools, new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
     """Samples of ``new`` where ``mask (B,)``, of ``old`` elsewhere; no copy where the mask is all one way."""
+    if len(mask) == 1:
+        return new if mask[0] else old
     if mask.all():
         return new
     if not mask.any():
@@ -139,6 +141,13 @@ class Window:
         return (self.nodes < self.scheme.steps) & self.running[None, :]
 
     @cached_property
+    def gain_rows(self) -> tuple[Floats, Floats, Bools]:
+        """``(u, v)`` at each row, ``(P, B)``, and which rows ``(P,)`` have any ``u``."""
+        node = np.minimum(self.nodes, self.scheme.steps - 1)
+        u = self.gain[0][node]
+        return u, self.gain[1][node], u.any(axis=1)
+
+    @cached_property
     def states(self) -> torch.Tensor:
         """``(P + 1, B, *event)``, stacked on first use."""
         return torch.stack(self.state_rows)
@@ -158,11 +167,13 @@ class Window:
 
     def step(self, row: int, states: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """The scheme's own step at a row: the state of row ``row + 1``; samples without that node keep theirs."""
-        node = np.minimum(self.nodes[row], self.scheme.steps - 1)
-        inside = self.nodes[row] < self.scheme.steps
-        noise = self.tape.gather(self.nodes[row]) if self.scheme.stochastic else None
-        new = self.scheme.step(node if len(node) > 1 else int(node[0]), states, outputs, noise)
-        return where_rows(inside, new, states[0])
+        nodes, steps = self.nodes[row], self.scheme.steps
+        noise = self.tape.gather(nodes) if self.scheme.stochastic else None
+        if len(nodes) == 1:
+            node = int(nodes[0])
+            return self.scheme.step(node, states, outputs, noise) if node < steps else states[0]
+        new = self.scheme.step(np.minimum(nodes, steps - 1), states, outputs, noise)
+        return where_rows(nodes < steps, new, states[0])
 
     def history(self, row: int, rows: Sequence[torch.Tensor], past: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """``[row, row - 1, ...]`` newest first, as far back as the scheme reads, going on into ``past``."""

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from paracore.cli.comparing import compare
-from paracore.cli.failures import report
+from paracore.cli.failures import INTERRUPTED, fail, report
 from paracore.cli.listing import list_, show
 from paracore.cli.output import own_version
 from paracore.cli.sampling import sample
@@ -20,6 +20,13 @@ __all__ = ["app", "main"]
 
 class OneLineGroup(TyperGroup):
     """Reports every error as one line on stderr, with the exit code of its kind."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; Ctrl-C is one line too."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise fail("interrupted", INTERRUPTED) from stop
 
     def main(
         self,
@@ -35,10 +42,6 @@ class OneLineGroup(TyperGroup):
             code = super().main(args, prog_name, complete_var, False, windows_expand_args, **extra)
         except Exception as error:
             code = report(error)
-        except KeyboardInterrupt:
-            code = 130
-        if code == 130:
-            typer.echo("paracore: interrupted", err=True)
         if not standalone_mode:
             return code
         sys.exit(code if isinstance(code, int) else 0)
@@ -51,6 +54,7 @@ app = typer.Typer(
     invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    add_completion=False,
     help="Parallel-in-time sampling of diffusion models.",
     epilog="Errors are one line on stderr; PARACORE_DEBUG=1 shows tracebacks. Exit codes: 2 bad input, 1 failed run, "
     "130 interrupted.",
@@ -70,10 +74,10 @@ def _root(
         raise typer.Exit
 
 
-app.command("list")(list_)
-app.command("show")(show)
-app.command("sample")(sample)
-app.command("compare")(compare)
+app.command("list", short_help="List everything that has a name.")(list_)
+app.command("show", short_help="Show the options of a name, and where it comes from.")(show)
+app.command("sample", short_help="Draw samples from a model in parallel in time.")(sample)
+app.command("compare", short_help="Hold samplers against the sequential one.")(compare)
 
 
 def main() -> None:

@@ -87,10 +87,11 @@ def make_scheme(call: str, steps: int) -> Scheme:
 
 
 def summary(entry: Entry) -> str:
-    """The first sentence of its docstring."""
-    first = _document(entry).split("\n\n")[0]
-    sentence = re.match(r".*?[.!?](?=\s|$)", " ".join(first.split()))
-    return sentence.group(0) if sentence else " ".join(first.split())
+    """The first sentence of its docstring, without markup."""
+    first = " ".join(_document(entry).split("\n\n")[0].split())
+    first = re.sub(r":\w+:`~?([^`]*)`", r"\1", first).replace("``", "")
+    sentence = re.match(r".*?(?<!\bal)(?<!\be\.g)(?<!\bi\.e)(?<!\bEq)[.!?](?=\s|$)", first)
+    return sentence.group(0) if sentence else first
 
 
 def details(entry: Entry) -> dict[str, Any]:

@@ -22,11 +22,10 @@ from paracore.cli.options import (
     SchemeCall,
     Seed,
     Steps,
-    Target,
     Threads,
 )
 from paracore.cli.output import check_writable, console, path_of, versions, write, write_json
-from paracore.cli.problems import Task, build_evaluator, build_sampler, build_task, split_calls
+from paracore.cli.problems import Task, build_evaluator, build_sampler, build_task, finite, split_calls
 from paracore.engine import Engine
 from paracore.errors import ConfigurationError
 from paracore.harness import Comparison, Progress
@@ -72,6 +71,7 @@ def compare(
 ) -> None:
     """Hold samplers against the sequential one, and against fewer sequential steps."""
     asked = {name: value for name, value in locals().items() if name not in ("out", "as_json")}
+    finite("error-target", error_target)
     windows = _windows(window)
     chosen = [(call, s) for call in split_calls(samplers) for s in _at_windows(call, windows, error_target)]
     task = build_task(

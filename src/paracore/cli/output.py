@@ -55,6 +55,8 @@ def check_writable(prefix: str, suffixes: Sequence[str]) -> None:
         handle, name = tempfile.mkstemp(dir=folder, prefix=".paracore-")
         os.close(handle)
         os.unlink(name)
+    except FileExistsError as error:
+        raise ConfigurationError(f"cannot write to {folder}: {error.filename} is a file, not a folder") from error
     except OSError as error:
         raise ConfigurationError(f"cannot write to {folder}: {error.strerror or error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import attrs
@@ -23,6 +24,7 @@ __all__ = [
     "build_evaluator",
     "build_sampler",
     "build_task",
+    "finite",
     "initial_deviation",
     "parse_classes",
     "split_calls",
@@ -78,6 +80,7 @@ def build_task(
         raise ConfigurationError(f"count is {count}; at least 1 is needed")
     if not 0 <= seed <= _LAST_SEED - count:
         raise ConfigurationError(f"seed is {seed}; an integer from 0 to {_LAST_SEED - count} is needed")
+    finite("guidance", guidance)
     table = make_scheme(scheme, steps)
     name, options = parse_call(model)
     entry = registry.find("model", name)
@@ -92,6 +95,16 @@ def build_task(
     generators = [torch.Generator().manual_seed(seed + i) for i in range(count)]
     noise = torch.stack([torch.randn(made.shape, generator=g) for g in generators]) * initial_deviation(table)
     return Task(entry, made, Problem(table, noise.to(place), generators), labels, guidance)
+
+
+def finite(option: str, value: float | None) -> None:
+    """Refuse infinities and what is no number.
+
+    Raises:
+        ConfigurationError.
+    """
+    if value is not None and not math.isfinite(value):
+        raise ConfigurationError(f"{option} is {value}; a finite number is needed")
 
 
 def build_evaluator(call: str, task: Task, *, max_batch: int | None, jvp: bool) -> Evaluator:

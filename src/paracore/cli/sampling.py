@@ -24,7 +24,7 @@ from paracore.cli.options import (
     Threads,
 )
 from paracore.cli.output import check_writable, path_of, versions, write, write_json, write_samples
-from paracore.cli.problems import Task, build_evaluator, build_sampler, build_task
+from paracore.cli.problems import Task, build_evaluator, build_sampler, build_task, finite
 from paracore.engine import Engine
 from paracore.errors import SolveError, SolveInterrupted
 from paracore.result import Result
@@ -68,6 +68,7 @@ def sample(
     asked = {name: value for name, value in locals().items() if name != "out"}
     kinds = ("residual", "jacobian", "preconditioner", "damping", "stopping", "initializer", "selection")
     parts = {kind: asked[kind] for kind in kinds if asked[kind] is not None}
+    finite("error-target", error_target)
     settings: dict[str, Any] = {"window": window, "tolerance": error_target}
     method = build_sampler(sampler, {k: v for k, v in settings.items() if v is not None}, parts)
     task = build_task(

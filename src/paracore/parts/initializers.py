@@ -79,7 +79,7 @@ def _extrapolate(window: Window, rows: Bools, last: Round | None, trend: float) 
         work.sweep_row(row, predicted(row), outputs)
         work.state_rows[row + 1] = where_rows(entering[row + 1], work.state_rows[row + 1], known[row + 1])
         if memory:  # samples that enter later still know their output here
-            source = np.minimum(row + shift, old.rows - 1)
+            source = np.clip(row + shift, 0, old.rows - 1)
             outputs[-1] = where_rows(row + shift < old.rows, pick(last.outputs, source[None, :])[0], outputs[-1])
     return work.state_rows
 
@@ -88,7 +88,7 @@ def _known_outputs(last: Round, first: int, shift: Any) -> list[torch.Tensor]:
     """Outputs of the rows before the first entering state, at the new window's rows (read by multistep tables)."""
     if first < 2:
         return []
-    index = np.minimum(np.arange(first - 1)[:, None] + shift[None, :], last.window.rows - 1)
+    index = np.clip(np.arange(first - 1)[:, None] + shift[None, :], 0, last.window.rows - 1)
     return pick(last.outputs, index)
 
 

@@ -12,13 +12,25 @@ from paracore.parts.options import integer, number, one_of
 from paracore.problem import Problem
 from paracore.status import Status
 from paracore.strategies import StoppingRule
-from paracore.window import Bools, Floats, Ints, Round, rms, to_numpy
+from paracore.window import Bools, Floats, Ints, Round
 
 __all__ = ["AbsoluteChange", "ErrorTarget", "FixedRounds", "NoiseScaledChange", "ScaledResidual"]
 
 
 _LARGEST_EXPONENT = 3.0
 """Beyond a twentyfold growth the estimate says nothing; without a bound one stiff node would stop all progress."""
+
+
+_NEAR = 8
+"""Rows from the front whose responses count: far ahead in a long window networks respond differently."""
+
+_AGEING = 8.0
+_OLDEST = 1.3
+"""A window that is accepted whole shows no response, and what was seen before it counts for less: over ``n`` nodes the
+response is taken to have grown by ``exp(8 n / N)``, at most by ``exp(1.3)``, less where little noise is left (``tau``)."""
+
+_UNSEEN = 2.0
+"""``kappa`` before anything was seen: above what unguided networks show."""
 
 
 def _clipped(window_nodes: Ints, steps: int) -> Ints:
@@ -30,23 +42,25 @@ class ErrorTarget(StoppingRule):
     """Keeps the relative root-mean-square error of the sample, against the sequential sampler's, at the tolerance.
 
     A row whose output was evaluated a distance ``gap`` away moves the final sample, relative to its size, by about
-    ``move = reach * L * gap / size * exp(growth * (N - n) * reach * L)``: ``reach`` is the scheme's own response to an
-    output error, ``L`` the response of outputs to state changes seen in the rounds done (``|df| / |dx|`` at nodes
-    evaluated twice), and the exponential stands for what the steps to come make of it (half of Gronwall's exponent by
-    default). A row is accepted while its own move and the sum of all moves stay inside their shares of the target.
+    ``move = reach * L * gap / size * exp(growth * kappa * tau)``. ``reach`` is the scheme's own response to an output
+    error. ``L = kappa * shape`` is the response of outputs to state changes: ``shape`` is what it would be for data of
+    unit variance (math page, the error target), ``kappa`` what the rounds done have shown (``|df| / |shape dx|`` at
+    nodes evaluated twice, a running mean). The exponential stands for what the steps to come make of an error;
+    ``tau = sigma / (alpha + sigma)``. A row is accepted while its own move and the sum of all moves stay inside their
+    shares of the target.
 
     The constants were chosen on the digits network and checked on the problems of ``benchmarks/calibration.py``. The
     rule is right on average over samples; past a bifurcation no local rule can promise anything.
 
     Attributes:
-        growth: how much of Gronwall's exponent is believed.
+        growth: rate of the exponential.
         row: largest move of one row, in units of ``tolerance / N``.
         total: largest sum of moves up to node ``n``, in units of ``tolerance * n / N``.
     """
 
     growth: float = attrs.field(default=0.5, validator=number(0.0))
-    row: float = attrs.field(default=4.5, validator=number(0.0))
-    total: float = attrs.field(default=1.5, validator=number(0.0))
+    row: float = attrs.field(default=6.5, validator=number(0.0))
+    total: float = attrs.field(default=2.2, validator=number(0.0))
 
     unit = "relative root-mean-square error of the sample against the sequential sampler's"
     reads_changes = True
@@ -54,38 +68,50 @@ class ErrorTarget(StoppingRule):
 
     def start(self, problem: Problem, rows: int) -> dict[str, Any]:
         """Nothing spent, no response seen."""
-        batch = problem.batch
-        reach, _ = problem.scheme.output_reach()
-        return {"spent": np.zeros(batch), "response": np.full(batch, np.nan), "reach": reach}
+        scheme = problem.scheme
+        reach, _ = scheme.output_reach()
+        tau = 1.0 - np.arange(scheme.steps) / scheme.steps
+        if scheme.levels is not None:
+            alpha, sigma = scheme.levels.alpha[:-1], scheme.levels.sigma[:-1]
+            tau = np.divide(sigma, np.abs(alpha) + sigma, out=np.zeros_like(sigma), where=sigma > 0)
+        return {
+            "spent": np.zeros(problem.batch),
+            "kappa": np.full(problem.batch, np.nan),
+            "seen_at": np.zeros(problem.batch, dtype=np.int64),
+            "reach": reach,
+            "tau": tau,
+        }
 
-    def _response(self, round: Round, state: dict[str, Any]) -> Floats:
-        """``(B,)`` running ``|df| / |dx|``; before any row was evaluated twice, ``|f| / |x|`` at the front."""
+    def _kappa(self, round: Round, state: dict[str, Any]) -> Floats:
+        """``(B,)`` running response in units of the shape; NaN before any row was evaluated twice."""
         moved, changed = round.anchor_change, round.output_change
         seen = np.isfinite(moved) & np.isfinite(changed) & (moved > 0)
-        old = state["response"]
-        with np.errstate(over="ignore", invalid="ignore"):  # wild iterates may overflow: the response is then infinite
-            moved2 = np.where(seen, moved, 0.0) ** 2
-            changed2 = np.where(seen, changed, 0.0) ** 2
-            total = moved2.sum(axis=0)
-            fresh = np.sqrt(np.divide(changed2.sum(axis=0), total, out=np.full(len(total), np.nan), where=total > 0))
-            mean = np.sqrt(0.5 * (fresh**2 + old**2))
-        return np.where(np.isnan(fresh), old, np.where(np.isnan(old), fresh, mean))
+        near = np.arange(len(moved))[:, None] < _NEAR  # what the front will meet next
+        expected = np.where(seen, moved, 0.0) * _shape(round, state)
+        total = (near * expected**2).sum(axis=0)
+        changed2 = (near * np.where(seen, changed, 0.0) ** 2).sum(axis=0)
+        fresh = np.sqrt(np.divide(changed2, total, out=np.full(len(total), np.nan), where=total > 0))
+        old = state["kappa"]
+        return np.where(np.isnan(fresh), old, np.where(np.isnan(old), fresh, np.sqrt(0.5 * (fresh**2 + old**2))))
+
+    def _seen_at(self, round: Round, state: dict[str, Any]) -> Ints:
+        """``(B,)`` front at which the response was last seen."""
+        seen = (round.anchor_change[:_NEAR] > 0) & np.isfinite(round.output_change[:_NEAR])
+        return np.where(seen.any(axis=0), round.window.front, state["seen_at"])
 
     def _moves(self, round: Round, state: dict[str, Any]) -> Floats:
-        """``(P, B)`` estimated relative move of the trajectory by accepting each row."""
+        """``(P, B)`` estimated relative move of the sample by accepting each row."""
         window = round.window
-        reach = state["reach"]
-        response = self._response(round, state)
-        unknown = np.isnan(response)
-        if unknown.any():
-            sizes = to_numpy([rms(round.outputs[0]), rms(round.anchors[0])])
-            response = np.where(unknown, sizes[0] / np.maximum(sizes[1], 1e-30), response)
-        steps = window.scheme.steps
-        node = _clipped(window.nodes, steps)
+        node = _clipped(window.nodes, window.scheme.steps)
+        kappa = self._kappa(round, state)
+        stale = (window.front - self._seen_at(round, state)) / window.scheme.steps
+        ahead = state["tau"][_clipped(window.front, window.scheme.steps)]
+        aged = np.exp(ahead * np.minimum(_AGEING * stale, _OLDEST))
+        kappa = (np.where(np.isnan(kappa), _UNSEEN, kappa) * aged)[None, :]
         gap = np.where(np.isfinite(round.gap), round.gap, 1e30)
-        relative = reach[node] * response[None, :]
-        grown = np.exp(np.minimum(self.growth * (steps - node) * relative, _LARGEST_EXPONENT))
-        return grown * relative * gap / np.maximum(round.size, 1e-30)
+        grown = np.exp(np.minimum(self.growth * kappa * state["tau"][node], _LARGEST_EXPONENT))
+        moves = grown * state["reach"][node] * kappa * _shape(round, state) * gap / np.maximum(round.size, 1e-30)
+        return np.where(gap == 0, 0.0, moves)  # an exact row moves nothing, however wild the response
 
     def converged(self, round: Round, state: Any) -> Bools:
         """Rows whose own move, and whose accumulated move, stay inside their shares of the target."""
@@ -100,11 +126,32 @@ class ErrorTarget(StoppingRule):
         """Book what was spent, and what was learned of the outputs' response."""
         inside = np.arange(round.window.rows)[:, None] < accepted[None, :]
         spent = state["spent"] + np.where(inside, self._moves(round, state), 0.0).sum(axis=0)
-        return {**state, "spent": spent, "response": self._response(round, state)}
+        return {**state, "spent": spent, "kappa": self._kappa(round, state), "seen_at": self._seen_at(round, state)}
 
     def estimate(self, state: Any) -> Floats:
         """The sum of the accepted rows' moves."""
         return np.asarray(state["spent"])
+
+
+def _shape(round: Round, state: dict[str, Any]) -> Floats:
+    """``(P, B)`` expected response of the held output to a state change, for data of unit variance.
+
+    With ``f = u x + v D`` and ``D`` the data prediction, ``dD/dx`` is ``s = alpha / (alpha^2 + sigma^2)`` along data
+    of unit variance and 0 in directions without data: the response is ``u + v s`` in the former, ``u`` in the latter.
+    Half of either part, at most 1, is added in quadrature, since data are neither. Without noise levels every step is
+    taken to respond alike.
+    """
+    window = round.window
+    scheme = window.scheme
+    node = _clipped(window.nodes, scheme.steps)
+    if scheme.levels is None or scheme.prediction is None:
+        return 1.0 / (scheme.steps * np.maximum(state["reach"][node], 1e-30))
+    alpha, sigma = scheme.levels.alpha[:-1], scheme.levels.sigma[:-1]
+    u, v = scheme.levels.conversion("data", scheme.prediction, slice(0, scheme.steps))
+    slope = alpha / (alpha**2 + sigma**2)
+    u = u - window.gain[0]
+    held, moved = np.minimum(0.5 * np.abs(u), 1.0), np.minimum(0.5 * np.abs(v * slope), 1.0)
+    return np.sqrt((u + v * slope) ** 2 + held**2 + moved**2)[node]
 
 
 @attrs.frozen

@@ -32,8 +32,12 @@ def parse_call(text: str) -> tuple[str, dict[str, Any]]:
         call = ast.parse(f"f({rest}", mode="eval").body
     except SyntaxError as error:
         raise ConfigurationError(f"{text!r} cannot be read ({error.msg}); write it like 'secant(memory=2)'") from None
-    if not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
+    single = isinstance(call, ast.Call) and isinstance(call.func, ast.Name)  # not "name(...)(...)"
+    if not isinstance(call, ast.Call) or not single or call.args or any(k.arg is None for k in call.keywords):
         raise ConfigurationError(f"{text!r}: options are given by name, like 'secant(memory=2)'")
+    names = [str(k.arg) for k in call.keywords]
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"{text!r} gives an option twice")
     return name, {str(k.arg): _literal(text, k.value) for k in call.keywords}
 
 
@@ -56,9 +60,13 @@ def options_of(factory: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
         hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
     except Exception:
         hints = {}
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # some built-in types have none
+        return {}
     return {
         name: (hints.get(name, parameter.annotation), parameter.default)
-        for name, parameter in inspect.signature(factory).parameters.items()
+        for name, parameter in parameters.items()
         if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
     }
 

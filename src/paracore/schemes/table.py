@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import attrs
 import numpy as np
@@ -35,7 +36,7 @@ class History:
     outputs: tuple[torch.Tensor, ...]
 
 
-@attrs.frozen(eq=False, repr=False)
+@attrs.frozen(eq=False, repr=False, slots=False)
 class Scheme:
     """``x_{n+1} = sum_i a[n,i] x_{n-i} + sum_j b[n,j] f_{n-j} + sum_k c[n,k] z_{n,k}`` for ``n = 0 .. N-1``.
 
@@ -149,15 +150,23 @@ class Scheme:
         """N: how many evaluations the sequential sampler makes."""
         return len(self.a)
 
-    @property
+    @cached_property
     def memory(self) -> int:
         """H: how many past nodes, beside the newest, a step reads."""
         return int(max(self.a.shape[1], self.b.shape[1])) - 1
 
-    @property
+    @cached_property
     def stochastic(self) -> bool:
         """Whether the scheme draws noise."""
         return bool(np.any(self.draws > 0))
+
+    @cached_property
+    def _columns(self) -> tuple[list[tuple[int, Array, bool]], ...]:
+        """``(lag, weights, all ones)`` of the columns that are not all zero, of ``a`` and of ``b``."""
+        return tuple(
+            [(lag, column, bool((column == 1.0).all())) for lag, column in enumerate(table.T) if column.any()]
+            for table in (self.a, self.b)
+        )
 
     def step(
         self,
@@ -181,13 +190,11 @@ class Scheme:
         dtype = compute_dtype(newest.dtype)
         total: torch.Tensor | None = None
         fresh = False
-        for table, values in ((self.a, states), (self.b, outputs)):
-            for lag in range(min(table.shape[1], len(values))):
-                column = table[:, lag]
-                if not column.any():
-                    continue
+        for columns, values in zip(self._columns, (states, outputs), strict=True):
+            for lag, column, plain in columns:
+                if lag >= len(values):
+                    break
                 value = values[lag].to(dtype)
-                plain = bool((column == 1.0).all())
                 term = value if plain else value * _weight(column, node, value)
                 if total is None:
                     total, fresh = term, not plain or value is not values[lag]
@@ -355,7 +362,7 @@ def _weight(column: Array, node: int | npt.NDArray[np.int64], value: torch.Tenso
     if isinstance(node, (int, np.integer)):
         return float(column[node])
     weights = column[node]
-    if (weights == weights[0]).all():
+    if len(weights) == 1 or (weights == weights[0]).all():
         return float(weights[0])
     shaped = torch.from_numpy(weights).to(device=value.device, dtype=value.dtype)
     return shaped.reshape((-1,) + (1,) * (value.ndim - 1))

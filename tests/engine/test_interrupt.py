@@ -1,0 +1,87 @@
+"""Ctrl-C: nothing that was accepted is lost, and going on gives the bits of the unbroken run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import paracore
+from paracore.engine import Engine
+from paracore.errors import SolveInterrupted
+from paracore.status import Status
+from paracore.testing.adversarial import ConstantDamping, random_composition
+from paracore.testing.problems import random_case
+
+
+class Interrupting:
+    """Raises ``KeyboardInterrupt`` before its n-th answer."""
+
+    def __init__(self, inner, at):
+        self.inner, self.left, self.capabilities = inner, at, inner.capabilities
+
+    def evaluate(self, request):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        return self.inner.evaluate(request)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**31 - 1), st.integers(0, 12), st.sampled_from([0.0, None]))
+def test_at_any_call(seed, at, tolerance):
+    case = random_case(seed)
+    sampler = Engine(random_composition(seed, case.problem, tolerance=tolerance, adversarial=0.3))
+    unbroken = paracore.solve(sampler, case.problem, case.evaluator(), trajectory=True, trace=True)
+    stop, options = None, {"trajectory": True, "trace": True}
+    try:
+        result = paracore.solve(sampler, case.problem, Interrupting(case.evaluator(), at), **options)
+    except SolveInterrupted as error:
+        stop = error
+    assert (stop is not None) == (at < unbroken.total_rounds)
+    if stop is not None:
+        partial = stop.result
+        assert partial.total_rounds == at
+        for b, front in enumerate(partial.front):
+            reached = front == partial.steps
+            assert partial.status[b] is (unbroken.status[b] if reached else Status.INTERRUPTED)
+            assert torch.equal(partial.sample[b], unbroken.trajectory[front, b])
+            assert torch.equal(partial.trajectory[: front + 1, b], unbroken.trajectory[: front + 1, b])
+        result = paracore.solve(sampler, case.problem, case.evaluator(), state=stop.state)
+    assert torch.equal(result.trajectory, unbroken.trajectory)
+    assert torch.equal(result.sample, unbroken.sample)
+    assert len(result.trace) == len(unbroken.trace)
+    for name in ("front", "rounds", "evaluations", "residual"):
+        np.testing.assert_array_equal(getattr(result, name), getattr(unbroken, name))
+
+
+def test_the_message_says_how_far_it_got():
+    case = random_case(2, kind="flow", steps=9, batch=2)
+    with pytest.raises(SolveInterrupted, match=r"interrupted after 2 rounds; accepted up to node \[\d+, \d+\] of 9"):
+        paracore.solve(
+            paracore.sampler("picard", window=3, tolerance=0), case.problem, Interrupting(case.evaluator(), 2)
+        )
+
+
+@pytest.mark.parametrize("kind", ["ddpm", "table-noise", "multistep"])
+@pytest.mark.parametrize("where", ["_accept", "_learn", "_enter", "_choose"])
+def test_in_the_middle_of_an_advance(monkeypatch, kind, where):
+    case = random_case(9, kind=kind, steps=10, batch=2)
+    sampler = paracore.compose(window=4, tolerance=1e-2, damping=ConstantDamping(0.3))
+    unbroken = paracore.solve(sampler, case.problem, case.evaluator())
+    original, calls = getattr(Engine, where), [0]
+
+    def hit(self, *args):
+        calls[0] += 1
+        if calls[0] == 4:
+            raise KeyboardInterrupt
+        return original(self, *args)
+
+    monkeypatch.setattr(Engine, where, hit)
+    with pytest.raises(SolveInterrupted) as stop:
+        paracore.solve(sampler, case.problem, case.evaluator())
+    result = paracore.solve(sampler, case.problem, case.evaluator(), state=stop.value.state)
+    assert torch.equal(result.sample, unbroken.sample)
+    np.testing.assert_array_equal(result.rounds, unbroken.rounds)
