@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paracore
 import torch
+
+import paracore
 from paracore import schemes
 
 TARGETS = (0.05, 0.01, 0.002)
@@ -47,7 +48,9 @@ def problems(names: list[str]) -> dict[str, tuple[paracore.Model, Any, float, in
     return {k: (make("model", m), s, g, n) for k, (m, s, g, n) in chosen.items()}
 
 
-def run(name: str, model: paracore.Model, scheme: Any, guidance: float, count: int, preset: str) -> list[dict[str, Any]]:
+def run(
+    name: str, model: paracore.Model, scheme: Any, guidance: float, count: int, preset: str
+) -> list[dict[str, Any]]:
     """All targets and windows on one problem."""
     seeds = range(5000, 5000 + count)
     generators = [torch.Generator().manual_seed(s) for s in seeds]

@@ -20,10 +20,11 @@ import time
 import weakref
 from typing import Any
 
-import paracore
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
+
+import paracore
 
 WINDOW = 8
 

@@ -80,16 +80,15 @@ def _sweep(round: Round, local: Local | None) -> Swept:
 def _corrected(round: Round, row: int, output: torch.Tensor, move: torch.Tensor, local: Local | None) -> torch.Tensor:
     """The output at the chain's state: held in the composition's form, plus the Jacobian part's response."""
     window = round.window
-    u, v = window.gain
-    node = np.minimum(window.nodes[row], window.scheme.steps - 1)
-    if u[node].any():
-        output = (output + move * per_sample(u[node], move)).to(output.dtype)
+    u, v, moving = window.gain_rows
+    if moving[row]:
+        output = (output + move * per_sample(u[row], move)).to(output.dtype)
     if local is not None:
         response = local(row, move)
         if not isinstance(response, torch.Tensor) or response.shape != move.shape or response.device != move.device:
             what = tuple(response.shape) if isinstance(response, torch.Tensor) else type(response).__name__
             raise StrategyError(f"local gave {what} at row {row}; a tensor {tuple(move.shape)} is needed")
-        response = response * per_sample(v[node], move)
+        response = response * per_sample(v[row], move)
         still = (rms(move) == 0).reshape((-1,) + (1,) * (move.ndim - 1))  # no move, no response: the bits stay
         output = torch.where(still, output, output + response).to(output.dtype)
     return output

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 
 from paracore.errors import CapabilityError, ConfigurationError
@@ -39,7 +41,7 @@ def _positive(_: object, attribute: attrs.Attribute[int], value: int) -> None:
         raise ConfigurationError(f"{attribute.name} is {value!r}; an integer of at least 1 is needed")
 
 
-def _not_negative(_: object, attribute: attrs.Attribute[float], value: float) -> None:
+def _not_negative(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     whole = attribute.name == "warmup"
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not value >= 0:
         kind = "an integer" if whole else "a number"

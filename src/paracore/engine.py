@@ -8,81 +8,23 @@ import attrs
 import numpy as np
 import torch
 
-from paracore.chain import exact_rows, sweep_chain, sweep_damped
+from paracore.chain import exact_rows, sweep_chain
 from paracore.checkpoint import from_plain, problem_digest, to_plain
-from paracore.composition import Composition
-from paracore.errors import CheckpointError, DenoiserError, StrategyError
-from paracore.guard import calling, finite_rows, mask_from, numbers_from, rows_from
-from paracore.problem import NoiseTape, Problem
+from paracore.composition import KINDS, Composition
+from paracore.errors import CheckpointError
+from paracore.exchange import check_outputs, check_products, gather, receive
+from paracore.guard import calling, finite_rows, mask_from, rows_from
+from paracore.iterate import adapted, ask, next_iterate, review
+from paracore.problem import Problem
 from paracore.request import Outputs, Request
 from paracore.result import Result, RoundTrace
 from paracore.sampler import Sampler
 from paracore.slide import pick, slide_past
+from paracore.state import EngineState, Pending
 from paracore.status import Status
-from paracore.strategies import JacobianApproximation, Krylov
-from paracore.window import Bools, Floats, Ints, Local, Round, Window, rms, to_numpy, where_rows
+from paracore.window import Bools, Ints, Local, Round, Window, where_rows
 
 __all__ = ["Engine", "EngineState"]
-
-MAX_REFUSALS = 1000
-"""How often a linear solve may ask for rounds that it cannot have before that counts as a broken contract."""
-
-
-@attrs.frozen(eq=False, kw_only=True)
-class EngineState:
-    """Everything that changes. Rows are relative to ``at``; arrays ``(P, B)`` or ``(B,)``."""
-
-    problem: Problem
-    tape: NoiseTape
-    at: Ints
-    """``(B,)`` node of window row 0: the front of running samples; finished ones are carried along."""
-    front: Ints
-    status: Ints
-    rounds: Ints
-    evaluations: Ints
-    interpolated: Ints
-    inexact: Bools
-    residual: Floats
-    final: torch.Tensor
-    states: list[torch.Tensor]
-    outputs: list[torch.Tensor]
-    anchors: list[torch.Tensor]
-    age: Ints
-    reach: Floats
-    """``(P, B)`` root-mean-square distance of each row's state from its anchor; NaN: not known."""
-    mask: Bools
-    tangents: torch.Tensor | None
-    past_x: list[torch.Tensor]
-    past_f: list[torch.Tensor]
-    parts: dict[str, Any]
-    calls: int = 0
-    largest: int = 0
-    total_rounds: int = 0
-    trajectory: torch.Tensor | None = None
-    trace: tuple[RoundTrace, ...] | None = None
-    newest: torch.Tensor | None = None
-    """Data prediction at the newest accepted node, if previews were asked for."""
-    preview: bool = False
-    krylov: _Krylov | None = None
-
-    @property
-    def running(self) -> Bools:
-        """``(B,)`` samples not finished."""
-        return np.asarray(self.status == Status.RUNNING)
-
-
-@attrs.define(eq=False)
-class _Krylov:
-    """A linear solve that asks for Jacobian-vector products; not part of a checkpoint."""
-
-    round: Round
-    local: Local | None
-    accepted: Ints
-    exact: Bools
-    used: list[torch.Tensor]
-    generator: Krylov
-    tangents: torch.Tensor
-    who: Bools
 
 
 class Engine(Sampler):
@@ -160,13 +102,13 @@ class Engine(Sampler):
         if state.krylov is not None:
             pending = state.krylov
             mask = pending.round.window.valid & pending.who[None, :]
-            return _gather(state.problem, pending.round.window.nodes, mask, pending.round.anchors, pending.tangents)
+            return gather(state.problem, pending.round.window.nodes, mask, pending.round.anchors, pending.tangents)
         if not state.running.any():
             return None
         # Freed here, not when the front moves: an advance that is interrupted leaves a state that can go on.
         state.tape.free(int(state.at[state.running].min()))
         nodes = state.at[None, :] + np.arange(len(state.mask))[:, None]
-        return _gather(state.problem, nodes, state.mask, state.states, state.tangents)
+        return gather(state.problem, nodes, state.mask, state.states, state.tangents)
 
     # -- advance ------------------------------------------------------------------------------------------------
 
@@ -181,9 +123,9 @@ class Engine(Sampler):
         if state.krylov is not None:
             return self._advance_krylov(state, state.krylov, outputs)
         mask = state.mask
-        _check_outputs(outputs.values, int(mask.sum()), state.problem.x0)
+        check_outputs(outputs.values, int(mask.sum()), state.problem.x0)
         if state.tangents is not None:
-            _check_products(outputs.jvps, int(mask.sum()), state.problem.x0)
+            check_products(outputs.jvps, int(mask.sum()), state.problem.x0)
         state = attrs.evolve(
             state,
             parts=dict(state.parts),
@@ -193,105 +135,17 @@ class Engine(Sampler):
             largest=max(state.largest, int(mask.sum())),
             total_rounds=state.total_rounds + 1,
         )
-        state, round = self._receive(state, outputs)
+        state, round = receive(self.composition, state, outputs, self._window(state, state.running))
         if not state.running.any():
             return state
         local, used, sound = self._move(state, round)
         state, accepted, exact = self._accept(state, round, sound)
-        following = self._solve(state, round, local)
+        following = next_iterate(self.composition, state, round, local)
         if isinstance(following, tuple):
             tangents, who, generator = following
-            pending = _Krylov(round, local, accepted, exact, used, generator, tangents, who)
+            pending = Pending(round, local, accepted, exact, used, generator, tangents, who)
             return attrs.evolve(state, krylov=pending)
         return self._finish(state, round, accepted, exact, used, following)
-
-    def _receive(self, state: EngineState, outputs: Outputs) -> tuple[EngineState, Round]:
-        """Scatter the outputs into rows; samples with a non-finite output at their front end here."""
-        mask, values = state.mask, outputs.values
-        peaks = torch.linalg.vector_norm(values.reshape(len(values), -1), ord=float("inf"), dim=1)
-        finite = np.zeros_like(mask)
-        finite[mask] = torch.isfinite(peaks).cpu().numpy()
-        status = np.where(state.running & mask[0] & ~finite[0], int(Status.NONFINITE_OUTPUT), state.status)
-        window = self._window(state, status == Status.RUNNING)
-        new_outputs, anchors = list(state.outputs), list(state.anchors)
-        rows, taken = len(mask), 0
-        asked_jvps = outputs.jvps is not None and state.tangents is not None
-        jvps = [torch.zeros_like(state.states[0])] * rows if asked_jvps else None
-        output_change = np.full(mask.shape, np.nan)
-        changes: dict[int, torch.Tensor] = {}
-        u = window.gain[0]
-        for r in range(rows):
-            count = int(mask[r].sum())
-            block, taken = values[taken : taken + count], taken + count
-            good = mask[r] & finite[r]
-            if not good.any():
-                new_outputs[r], anchors[r] = _compact(new_outputs[r]), _compact(anchors[r])
-                continue
-            new = _scatter(block, mask[r], good, state.outputs[r])
-            if jvps is not None and outputs.jvps is not None:
-                products = torch.nan_to_num(outputs.jvps[taken - count : taken])
-                jvps[r] = _scatter(products, mask[r], good, jvps[r])
-            if self.composition.stopping.reads_changes and (good & (state.age[r] >= 0)).any():
-                move = new - state.outputs[r]
-                node = np.minimum(window.nodes[r], state.problem.scheme.steps - 1)
-                if u[node].any():
-                    shift = torch.from_numpy(u[node]).to(move).reshape((-1,) + (1,) * (move.ndim - 1))
-                    move = move - shift * (state.states[r] - state.anchors[r])
-                changes[r] = rms(move)
-            new_outputs[r] = new
-            anchors[r] = where_rows(good, state.states[r], state.anchors[r])
-        if changes:
-            known = mask & finite & (state.age >= 0)
-            rows_changed = list(changes)
-            output_change[rows_changed] = np.where(
-                known[rows_changed], to_numpy([changes[r] for r in rows_changed]), np.nan
-            )
-        evaluated = mask & finite
-        age = np.where(evaluated, 0, np.where(state.age >= 0, state.age + 1, -1))
-        age = np.where(mask & ~finite, -1, age)
-        anchor_change = np.where(evaluated & (state.age >= 0), state.reach, np.nan)
-        if self.composition.stopping.reads_changes:
-            unknown = evaluated & (state.age >= 0) & np.isnan(anchor_change)
-            for r in np.flatnonzero(unknown.any(axis=1)).tolist():
-                moved = to_numpy([rms(state.states[r] - state.anchors[r])])[0]
-                anchor_change[r] = np.where(unknown[r], moved, anchor_change[r])
-        tangents = None if state.tangents is None else list(state.tangents)
-        residual, parts = self.composition.residual, dict(state.parts)
-        round = Round(
-            window,
-            new_outputs,
-            anchors,
-            evaluated,
-            age,
-            lambda: residual.weights(window, parts["residual"]),
-            anchor_change,
-            output_change,
-            spare=state.front + 1 - state.rounds,
-            tangents=tangents,
-            jvps=jvps,
-        )
-        self._fill(state, round)
-        final = where_rows((status != state.status), state.states[0], state.final)
-        return attrs.evolve(
-            state, status=status, final=final, outputs=round.outputs, anchors=round.anchors, age=age
-        ), round
-
-    def _fill(self, state: EngineState, round: Round) -> None:
-        """Give every row that has no output one, before any product is formed."""
-        need = round.window.valid & (round.age < 0)
-        need[0] = False
-        if not need.any():
-            return
-        part = self.composition.selection
-        with calling("selection", part, round):
-            filled = part.fill(round, need.copy(), state.parts["selection"])
-        rows = rows_from("selection", part, filled, round.window.rows, round.outputs[0])
-        finite = finite_rows(rows)
-        for r in range(1, round.window.rows):
-            if need[r].any():
-                new = where_rows(finite[r], rows[r], round.outputs[r - 1])
-                round.outputs[r] = where_rows(need[r], new, round.outputs[r])
-                round.anchors[r] = where_rows(need[r], round.window.state_rows[r], round.anchors[r])
 
     def _move(self, state: EngineState, round: Round) -> tuple[Local | None, list[torch.Tensor], Bools]:
         """Sweep the chain; end the samples whose exact step is not finite."""
@@ -329,122 +183,11 @@ class Engine(Sampler):
         accepted = np.where(running, accepted, 0)
         return attrs.evolve(state, status=status), accepted.astype(np.int64), exact
 
-    def _solve(
-        self, state: EngineState, round: Round, local: Local | None
-    ) -> list[torch.Tensor] | tuple[torch.Tensor, Bools, Krylov]:
-        """The next iterate: the chain, or what damping, preconditioner or the Jacobian part's own solve make of it."""
-        composition = self.composition
-        jacobian, preconditioner, damping = composition.jacobian, composition.preconditioner, composition.damping
-        own = type(jacobian).solve is not JacobianApproximation.solve
-        if not own and preconditioner.null and damping.null:
-            return round.chain
-        shape = round.age.shape
-        following: list[torch.Tensor] | None = None
-        again = round.window.running
-        for _ in range(damping.retries + 1):
-            if not damping.null:
-                with calling("damping", damping, round):
-                    given = damping.factors(round, state.parts["damping"])
-                factors = numbers_from("damping", damping, given, shape)
-                round.damping = np.where(again[None, :], factors, round.damping)
-            trial: Any = None
-            if own:
-                rhs = weights = None
-                if jacobian.reads_residuals:
-                    rhs = self._rhs(state, round, self._residual(round))
-                    adapted = self._adapted(state, round)
-                    with calling("residual", composition.residual, round):
-                        weights = composition.residual.weights(round.window, adapted)
-                with calling("jacobian", jacobian, round, None if rhs is None else [rhs]):
-                    trial = jacobian.solve(round, weights, rhs, round.damping, state.parts["jacobian"])
-            if trial is None:
-                rhs = None if preconditioner.null else self._rhs(state, round, round.one_step)
-                with calling("jacobian", jacobian, round):
-                    trial = sweep_damped(round, local, rhs)
-            if hasattr(trial, "send"):
-                asked = self._ask(round, trial, None)
-                if not isinstance(asked, tuple):
-                    self._review(state, round, asked)
-                return asked
-            rows = self._contain(round, trial)
-            if following is not None:  # only the samples that were sent back move
-                rows = [where_rows(again, new, old) for new, old in zip(rows, following, strict=True)]
-            following = rows
-            again = self._review(state, round, following) & round.window.running
-            if not again.any():
-                break
-        assert following is not None
-        return following
-
-    def _review(self, state: EngineState, round: Round, following: list[torch.Tensor]) -> Bools:
-        """Let the damping policy judge the next iterate; ``(B,)`` samples that it sends back."""
-        part = self.composition.damping
-        if part.null:
-            return np.zeros(round.window.batch, dtype=np.bool_)
-        with calling("damping", part, round, following):
-            judged = part.review(round, torch.stack(following[1:]), state.parts["damping"])
-        if not isinstance(judged, tuple) or len(judged) != 2:
-            raise StrategyError(f"damping {part!r} returned {type(judged).__name__} from review; (retry, state) needed")
-        retry, state.parts["damping"] = judged
-        if retry is None:
-            return np.zeros(round.window.batch, dtype=np.bool_)
-        return np.asarray(mask_from("damping", part, retry, round.age.shape).any(axis=0), dtype=np.bool_)
-
-    def _residual(self, round: Round) -> torch.Tensor:
-        with calling("residual", self.composition.residual, round):
-            return round.residual
-
-    def _adapted(self, state: EngineState, round: Round) -> Any:
-        """The residual part's next state, made once per round."""
-        if round._adapted is None:
-            part = self.composition.residual
-            with calling("residual", part, round):
-                round._adapted = (part.adapt(round, state.parts["residual"]),)
-        return round._adapted[0]
-
-    def _rhs(self, state: EngineState, round: Round, residual: torch.Tensor) -> torch.Tensor:
-        part = self.composition.preconditioner
-        if part.null:
-            return residual
-        with calling("preconditioner", part, round, [residual]):
-            rhs = part.apply(round, residual, round.damping, state.parts["preconditioner"])
-        rows = rows_from("preconditioner", part, rhs, round.window.rows, residual[0])
-        finite = finite_rows(rows)
-        return torch.stack([where_rows(finite[r], row, residual[r]) for r, row in enumerate(rows)])
-
-    def _contain(self, round: Round, trial: Any) -> list[torch.Tensor]:
-        """Trial states as rows, the chain's where they are not finite."""
-        rows = rows_from("jacobian", self.composition.jacobian, trial, round.window.rows, round.chain[0])
-        finite = finite_rows(rows)
-        return [round.chain[0]] + [where_rows(finite[r], row, round.chain[r + 1]) for r, row in enumerate(rows)]
-
     # -- Krylov requests ----------------------------------------------------------------------------------------
 
-    def _ask(
-        self, round: Round, generator: Krylov, answer: torch.Tensor | None
-    ) -> list[torch.Tensor] | tuple[torch.Tensor, Bools, Krylov]:
-        """Run the generator until it asks something that may be asked, or ends."""
-        part, window = self.composition.jacobian, round.window
-        shape, starting = (window.rows, *round.chain[0].shape), answer is None
-        for _ in range(MAX_REFUSALS):
-            try:
-                with calling("jacobian", part, round):
-                    asked = next(generator) if starting else generator.send(answer)
-            except StopIteration as end:
-                return self._contain(round, end.value)
-            if not isinstance(asked, tuple) or len(asked) != 2:
-                raise StrategyError(f"jacobian {part!r} asked with {type(asked).__name__}; (tangents, who) is needed")
-            tangents = torch.stack(rows_from("jacobian", part, asked[0], shape[0], round.chain[0]))
-            who = mask_from("jacobian", part, asked[1], (window.batch,)) & window.running & (round.spare > 0)
-            if who.any():
-                return torch.nan_to_num(tangents), who, generator
-            starting, answer = False, None
-        generator.close()
-        raise StrategyError(f"jacobian {part!r} asked {MAX_REFUSALS} times though no rounds are left to spend")
-
-    def _advance_krylov(self, state: EngineState, pending: _Krylov, outputs: Outputs) -> EngineState:
+    def _advance_krylov(self, state: EngineState, pending: Pending, outputs: Outputs) -> EngineState:
         round, mask = pending.round, pending.round.window.valid & pending.who[None, :]
-        jvps = _check_products(outputs.jvps, int(mask.sum()), state.problem.x0)
+        jvps = check_products(outputs.jvps, int(mask.sum()), state.problem.x0)
         products = torch.zeros_like(pending.tangents)
         products[torch.from_numpy(mask).to(products.device)] = torch.nan_to_num(jvps)
         round.spare = round.spare - pending.who
@@ -457,11 +200,11 @@ class Engine(Sampler):
             largest=max(state.largest, int(mask.sum())),
             total_rounds=state.total_rounds + 1,
         )
-        following = self._ask(round, pending.generator, products)
+        following = ask(self.composition, round, pending.generator, products)
         if isinstance(following, tuple):
             pending.tangents, pending.who, pending.generator = following
             return state
-        self._review(state, round, following)
+        review(self.composition, state, round, following)
         state = attrs.evolve(state, krylov=None)
         return self._finish(state, round, pending.accepted, pending.exact, pending.used, following)
 
@@ -540,9 +283,11 @@ class Engine(Sampler):
     def _learn(self, state: EngineState, round: Round, accepted: Ints) -> dict[str, Any]:
         """Every part's state after the round."""
         parts, composition = dict(state.parts), self.composition
-        parts["residual"] = self._adapted(state, round)
+        parts["residual"] = adapted(self.composition, state, round)
         for kind in ("jacobian", "preconditioner", "stopping", "initializer", "selection"):
             part: Any = getattr(composition, kind)
+            if type(part).observe is KINDS[kind].observe:  # type: ignore[attr-defined]
+                continue  # learns nothing
             with calling(kind, part, round):
                 if kind == "stopping":
                     parts[kind] = part.observe(round, accepted.copy(), parts[kind])
@@ -583,7 +328,10 @@ class Engine(Sampler):
             if probes is not None:
                 rows = rows_from("jacobian", jacobian, probes, window.rows, state.states[0])
                 tangents = torch.nan_to_num(torch.stack(rows))
-        return attrs.evolve(state, mask=mask, tangents=tangents)
+        # An anchor that the next round replaces is needed only to tell how far it moved: let go of its memory.
+        gone = ~np.isnan(state.reach).any(axis=1) & ~window.gain_rows[2] & mask.all(axis=1)
+        anchors = [x if drop else a for x, a, drop in zip(state.states, state.anchors, gone, strict=False)]
+        return attrs.evolve(state, mask=mask, tangents=tangents, anchors=anchors)
 
     # -- results ------------------------------------------------------------------------------------------------
 
@@ -692,69 +440,6 @@ class Engine(Sampler):
             look_ahead=residual.look_ahead(round.window, state.parts["residual"]),
             damping=round.damping,
         )
-
-
-def _gather(
-    problem: Problem, nodes: Ints, mask: Bools, rows: list[torch.Tensor], tangents: torch.Tensor | None
-) -> Request:
-    """The rows that a mask selects, row by row, as one request."""
-    states, directions = [], []
-    for r in range(len(mask)):
-        if mask[r].all():
-            states.append(rows[r])
-            if tangents is not None:
-                directions.append(tangents[r])
-        elif mask[r].any():
-            index = torch.from_numpy(np.flatnonzero(mask[r])).to(rows[r].device)
-            states.append(rows[r][index])
-            if tangents is not None:
-                directions.append(tangents[r][index])
-    picked = nodes[mask]
-    return Request(
-        nodes=torch.from_numpy(picked),
-        samples=torch.from_numpy(np.broadcast_to(np.arange(mask.shape[1]), mask.shape)[mask]),
-        states=states[0] if len(states) == 1 else torch.cat(states),
-        times=torch.from_numpy(problem.scheme.time[picked]),
-        tangents=torch.cat(directions) if directions else None,
-    )
-
-
-def _scatter(block: torch.Tensor, asked: Bools, good: Bools, old: torch.Tensor) -> torch.Tensor:
-    """Rows of ``block`` (one per asked sample) laid over ``old`` where good."""
-    if good.all():
-        return block
-    new = old.clone()
-    inside = torch.from_numpy(good[asked]).to(block.device)
-    new[torch.from_numpy(np.flatnonzero(good)).to(block.device)] = block[inside]
-    return new
-
-
-def _check_outputs(values: Any, rows: int, like: torch.Tensor) -> None:
-    expected = (rows, *like.shape[1:])
-    if not isinstance(values, torch.Tensor):
-        raise DenoiserError(f"the network returned {type(values).__name__}; a tensor {expected} is needed")
-    if tuple(values.shape) != expected:
-        raise DenoiserError(f"the network returned shape {tuple(values.shape)}; {expected} is needed (rows, *event)")
-    if values.dtype != like.dtype:
-        raise DenoiserError(
-            f"the network returned {values.dtype}, the states are {like.dtype}: convert its output, or x0"
-        )
-    if values.device != like.device:
-        raise DenoiserError(f"the network returned a tensor on {values.device}, the states are on {like.device}")
-
-
-def _check_products(jvps: Any, rows: int, like: torch.Tensor) -> torch.Tensor:
-    if jvps is None:
-        raise DenoiserError("the evaluator returned no Jacobian-vector products though tangents were given")
-    _check_outputs(jvps, rows, like)
-    assert isinstance(jvps, torch.Tensor)
-    return jvps
-
-
-def _compact(row: torch.Tensor) -> torch.Tensor:
-    """A row that is carried on must not keep the whole request alive that it is a view of."""
-    own = row.numel() * row.element_size()
-    return row.clone() if row.untyped_storage().nbytes() > own else row
 
 
 def _record_states(trajectory: torch.Tensor, chain: list[torch.Tensor], front: Ints, accepted: Ints) -> None:

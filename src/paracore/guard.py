@@ -26,34 +26,45 @@ def calling(kind: str, part: Strategy, *views: View | None) -> Iterator[None]:
     Raises:
         StrategyError: if a tensor, a list of tensors or an array of the views was changed.
     """
-    tensors, marks = _marks(views)
+    shown, before = _freeze(views)
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # wild iterates overflow, and are contained
             yield
     except Exception as error:
         error.add_note(f"raised by the {kind} {part!r}")
+        if "read-only" in str(error):
+            raise StrategyError(f"{kind} {part!r} wrote into the engine's arrays: {error}") from error
         raise
-    after, now = _marks(views)
-    if now != marks or len(after) != len(tensors) or any(a is not b for a, b in zip(after, tensors, strict=True)):
+    after, now = _freeze(views)
+    if now != before or len(after) != len(shown) or any(a is not b for a, b in zip(after, shown, strict=True)):
         raise StrategyError(f"{kind} {part!r} wrote into the engine's tensors; strategies must return new ones")
 
 
-def _marks(views: Sequence[View | None]) -> tuple[list[torch.Tensor], list[Any]]:
-    """All tensors of some views, and what tells whether they or the arrays beside them were changed."""
+def _freeze(views: Sequence[View | None]) -> tuple[list[Any], list[int]]:
+    """All tensors and arrays of some views, and the tensors' version counters; the arrays become read-only."""
     tensors: list[torch.Tensor] = []
     arrays: list[np.ndarray[Any, Any]] = []
     for view in views:
         if isinstance(view, Round):
-            tensors += [*view.outputs, *view.anchors, *view.chain]
+            tensors += view.outputs
+            tensors += view.anchors
+            tensors += view.chain
             arrays += [view.evaluated, view.age, view.gap, view.size, view.damping]
             arrays += [view.anchor_change, view.output_change, view.spare]
         window = view.window if isinstance(view, Round) else view
         if isinstance(window, Window):
-            tensors += [*window.state_rows, *window.past_x, *window.past_f]
+            tensors += window.state_rows
+            tensors += window.past_x
+            tensors += window.past_f
             arrays += [window.front, window.rounds, window.running, window.nodes, window.valid]
         elif window is not None:
             tensors += list(window)
-    return tensors, [*(0 if t.is_inference() else t._version for t in tensors), *(a.tobytes() for a in arrays)]
+    for array in arrays:
+        array.flags.writeable = False
+    shown = [id(array) for array in arrays]
+    if tensors and tensors[0].is_inference():  # keeps no versions
+        return tensors, shown
+    return tensors, [*(t._version for t in tensors), *shown]
 
 
 def mask_from(kind: str, part: Strategy, value: Any, shape: tuple[int, ...]) -> Bools:

@@ -42,7 +42,7 @@ class Model(abc.ABC):
         """
 
     def images(self, samples: torch.Tensor) -> torch.Tensor | None:
-        """Samples ``(B, *event)`` as images ``(B, H, W)`` or ``(B, H, W, 3)`` float in [0, 1]; ``None`` if no picture."""
+        """Samples ``(B, *event)`` as images ``(B, H, W)`` or ``(B, H, W, 3)`` in [0, 1]; ``None``: no picture."""
         return None
 
     def check_request(self, labels: torch.Tensor | None, guidance: float) -> None:

@@ -29,9 +29,7 @@ class Sampler(abc.ABC):
         return frozenset()
 
     @abc.abstractmethod
-    def start(
-        self, problem: Problem, *, trajectory: bool = False, trace: bool = False, preview: bool = False
-    ) -> Any:
+    def start(self, problem: Problem, *, trajectory: bool = False, trace: bool = False, preview: bool = False) -> Any:
         """The state before the first request.
 
         Args:

@@ -147,9 +147,7 @@ def _timed(result: Result, began: float, network: float) -> Result:
     return attrs.evolve(result, wall_time=wall, solver_time=wall - network)
 
 
-def _tell(
-    observers: Sequence[Observer], state: Any, rows: int, before: Ints, problem: Problem, seconds: float
-) -> None:
+def _tell(observers: Sequence[Observer], state: Any, rows: int, before: Ints, problem: Problem, seconds: float) -> None:
     event = RoundEvent(
         round=state.total_rounds,
         rows=rows,

@@ -26,7 +26,8 @@ Local = Callable[[int, torch.Tensor], torch.Tensor]
 def rms(x: torch.Tensor) -> torch.Tensor:
     """Root mean square of each sample: ``(B, *event) -> (B,)``, on the device, at least float32."""
     flat = x.reshape(len(x), -1)
-    return torch.linalg.vector_norm(flat, dim=1, dtype=compute_dtype(x.dtype)) / flat.shape[1] ** 0.5
+    norm: torch.Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=compute_dtype(x.dtype))
+    return norm.div_(flat.shape[1] ** 0.5)
 
 
 def to_numpy(rows: Sequence[torch.Tensor]) -> Floats:
@@ -42,7 +43,7 @@ def per_sample(values: npt.NDArray[Any], like: torch.Tensor) -> torch.Tensor | f
     wide = compute_dtype(like.dtype)
     if wide == like.dtype and len(values) and (values == values[0]).all():
         return float(values[0])
-    shaped = torch.as_tensor(values, device=like.device, dtype=wide)
+    shaped = torch.tensor(values, device=like.device, dtype=wide)  # a copy: what strategies see is read-only
     return shaped.reshape((-1,) + (1,) * (like.ndim - 1))
 
 
@@ -54,7 +55,7 @@ def where_rows(mask: Bools, new: torch.Tensor, old: torch.Tensor) -> torch.Tenso
         return new
     if not mask.any():
         return old
-    shaped = torch.from_numpy(np.ascontiguousarray(mask)).to(new.device)
+    shaped = torch.tensor(mask, device=new.device)
     return torch.where(shaped.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
 
 
@@ -145,7 +146,7 @@ class Window:
         """``(u, v)`` at each row, ``(P, B)``, and which rows ``(P,)`` have any ``u``."""
         node = np.minimum(self.nodes, self.scheme.steps - 1)
         u = self.gain[0][node]
-        return u, self.gain[1][node], u.any(axis=1)
+        return u, self.gain[1][node], np.asarray(u.any(axis=1), dtype=np.bool_)
 
     @cached_property
     def states(self) -> torch.Tensor:
@@ -303,7 +304,8 @@ class Round:
     def score(self) -> torch.Tensor:
         """``(P, B, *event)`` score at each row's anchor, from the output (no network call). Needs noise levels."""
         scheme, window = self.window.scheme, self.window
-        assert scheme.levels is not None and scheme.prediction is not None
+        assert scheme.levels is not None
+        assert scheme.prediction is not None
         u, v = scheme.levels.conversion(scheme.prediction, "score", slice(0, scheme.steps))
         rows = []
         for r in range(window.rows):
@@ -332,7 +334,7 @@ class Round:
             drawn = [window.tape.gather(window.nodes[r]) for r in range(window.rows)]
             noise = torch.stack([torch.zeros_like(total[0]) if row is None else row for row in drawn])
             total -= _mix(weights.c, noise.to(dtype))
-        inside = torch.from_numpy(window.valid).to(total.device).reshape(*window.valid.shape, *([1] * (total.ndim - 2)))
+        inside = torch.tensor(window.valid, device=total.device).reshape(*window.valid.shape, *([1] * (total.ndim - 2)))
         return torch.where(inside, total, torch.zeros_like(total)).to(next_rows.dtype)
 
     def look_ahead(self, width: Ints) -> RowWeights:
@@ -342,7 +344,7 @@ class Round:
 
 def _mix(table: Floats, rows: torch.Tensor) -> torch.Tensor:
     """``out[r,b] = sum_m table[r,m,b] rows[m,b]``."""
-    weights = torch.from_numpy(table).to(device=rows.device, dtype=rows.dtype).permute(2, 0, 1)
+    weights = torch.tensor(table, device=rows.device, dtype=rows.dtype).permute(2, 0, 1)
     flat = rows.flatten(2).transpose(0, 1)
     return torch.bmm(weights, flat).transpose(0, 1).reshape(table.shape[0], *rows.shape[1:])
 

@@ -399,7 +399,7 @@ class Writes(StoppingRule):
     "what", ["output", "anchor", "state", "chain", "list", "gap", "age", "front", "running", "rebound"]
 )
 def test_a_part_that_writes_into_what_it_was_shown_is_caught(what):
-    with pytest.raises(StrategyError, match=r"stopping Writes\(what='\w+'\) wrote into the engine's tensors"):
+    with pytest.raises(StrategyError, match=r"stopping Writes\(what='\w+'\) wrote into the engine's"):
         run(make_case(exponential_scheme(6), batch=2, stiffness=2.0), stopping=Writes(what))
 
 

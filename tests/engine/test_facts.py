@@ -16,6 +16,7 @@ from paracore.schemes import flow_euler
 from paracore.testing.adversarial import BadSelection, BadStopping, ConstantDamping, random_composition
 from paracore.testing.given import cases, pairs
 from paracore.testing.problems import KINDS, Counting, exponential_scheme, make_case, random_case
+from paracore.window import per_sample
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 SEEDS = st.integers(0, 2**31 - 1)
@@ -98,12 +99,21 @@ def test_ragged_fronts_do_not_couple_samples(dtype, kind, form, guess):
     if kind == "table-memory" and form == "data":
         pytest.skip("no levels")
     case = random_case(11, kind=kind, steps=30, batch=4, dtype=dtype)
-    sampler = paracore.compose(window=6, tolerance=3e-2, initializer=guess, output_form=form, selection="every-kth")
+    options = {"initializer": guess, "output_form": form, "selection": "every-kth", "stopping": "change"}
+    sampler = paracore.compose(window=6, tolerance=3e-2, **options)
     together = paracore.solve(sampler, case.problem, case.evaluator())
     for b in range(4):
         alone = paracore.solve(sampler, case.alone(b).problem, case.alone(b).evaluator())
         assert torch.equal(alone.sample[0], together.sample[b])
         assert alone.rounds[0] == together.rounds[b]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_products_with_one_number_per_sample_round_alike_alone_and_together(dtype):
+    values, x = np.array([0.3, 0.7, 0.7]), torch.linspace(-2, 2, 21, dtype=dtype).reshape(3, 7)
+    together = (x + x * per_sample(values, x)).to(dtype)
+    alone = [(x[b : b + 1] + x[b : b + 1] * per_sample(values[b : b + 1], x)).to(dtype) for b in range(3)]
+    assert torch.equal(together, torch.cat(alone))
 
 
 @settings(max_examples=40)
@@ -270,6 +280,18 @@ def test_memory_of_a_few_windows(kind, seed):
         state = sampler.advance(state, evaluator.evaluate(request))
     assert state.trajectory is None
     assert state.trace is None
+
+
+@pytest.mark.parametrize("chance", [0.1, 0.5])
+def test_rows_that_are_seldom_evaluated_do_not_keep_old_requests_alive(chance):
+    case = make_case(flow_euler(40), batch=2, dim=4)
+    parts = {"selection": BadSelection("zero", 1, chance, 0), "damping": ConstantDamping(0.2)}
+    sampler = Engine(picard(window=16, tolerance=0, **parts))
+    state, evaluator = sampler.start(case.problem), case.evaluator()
+    window = 17 * case.problem.x0.numel() * case.problem.x0.element_size()
+    while (request := sampler.request(state)) is not None:
+        state = sampler.advance(state, evaluator.evaluate(request))
+        assert _storages(state) <= 5 * window
 
 
 @settings(max_examples=25)

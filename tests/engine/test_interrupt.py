@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,8 @@ import paracore
 from paracore.engine import Engine
 from paracore.errors import SolveInterrupted
 from paracore.status import Status
-from paracore.testing.adversarial import ConstantDamping, random_composition
+from paracore.strategies import DampingPolicy
+from paracore.testing.adversarial import random_composition
 from paracore.testing.problems import random_case
 
 
@@ -65,11 +67,25 @@ def test_the_message_says_how_far_it_got():
         )
 
 
+@attrs.frozen
+class Growing(DampingPolicy):
+    """A factor that grows with each review."""
+
+    def start(self, problem, rows):
+        return 0.0
+
+    def factors(self, round, state):
+        return np.full(round.age.shape, state)
+
+    def review(self, round, trial, state):
+        return None, state + 0.1
+
+
 @pytest.mark.parametrize("kind", ["ddpm", "table-noise", "multistep"])
 @pytest.mark.parametrize("where", ["_accept", "_learn", "_enter", "_choose"])
 def test_in_the_middle_of_an_advance(monkeypatch, kind, where):
     case = random_case(9, kind=kind, steps=10, batch=2)
-    sampler = paracore.compose(window=4, tolerance=1e-2, damping=ConstantDamping(0.3))
+    sampler = paracore.compose(window=4, tolerance=1e-2, damping=Growing())
     unbroken = paracore.solve(sampler, case.problem, case.evaluator())
     original, calls = getattr(Engine, where), [0]
 
@@ -85,3 +101,17 @@ def test_in_the_middle_of_an_advance(monkeypatch, kind, where):
     result = paracore.solve(sampler, case.problem, case.evaluator(), state=stop.value.state)
     assert torch.equal(result.sample, unbroken.sample)
     np.testing.assert_array_equal(result.rounds, unbroken.rounds)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_advancing_twice_from_one_state_gives_the_same(seed):
+    case = random_case(seed, kind=["ddpm", "multistep", "flow"][seed % 3], steps=10, batch=2)
+    sampler, evaluator = paracore.compose(window=4, tolerance=1e-2, damping=Growing()), case.evaluator()
+    state = sampler.start(case.problem)
+    while (request := sampler.request(state)) is not None:
+        outputs = evaluator.evaluate(request)
+        sampler.advance(state, outputs)
+        state = sampler.advance(state, outputs)
+    unbroken = paracore.solve(sampler, case.problem, evaluator)
+    assert state.parts["damping"] == pytest.approx(0.1 * unbroken.total_rounds)
+    assert torch.equal(sampler.result(state).sample, unbroken.sample)

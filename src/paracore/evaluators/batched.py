@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 import torch
 
@@ -69,7 +71,8 @@ class Batched:
         rows = Rows(node=request.nodes[part].to(x.device), sample=request.samples[part].to(x.device))
         jvp: torch.Tensor | None = None
         if request.tangents is not None:
-            value, jvp = torch.func.jvp(lambda s: self.denoiser(s, t, rows), (x,), (request.tangents[part],))
+            pair: Any = torch.func.jvp(lambda s: self.denoiser(s, t, rows), (x,), (request.tangents[part],))
+            value, jvp = pair
         else:
             value = self.denoiser(x, t, rows)
         if not isinstance(value, torch.Tensor):

@@ -40,7 +40,7 @@ def _extrapolate(window: Window, rows: Bools, last: Round | None, trend: float) 
     newest = last.form_output(old.rows - 1)
     slope: torch.Tensor | None = None
     if trend and old.rows > 1:
-        slope = (newest - last.form_output(old.rows - 2)) * trend
+        slope = newest - last.form_output(old.rows - 2)
     first = int(np.argmax(rows.any(axis=1)))
     known = list(window.state_rows)
     work = Window(
@@ -64,6 +64,8 @@ def _extrapolate(window: Window, rows: Bools, last: Round | None, trend: float) 
     at = np.minimum(old.front + old.rows - 1, end)
     before = np.minimum(old.front + old.rows - 2, end)
 
+    made: dict[bytes, torch.Tensor] = {}
+
     def predicted(row: int) -> torch.Tensor:
         if slope is None:
             return newest
@@ -71,8 +73,16 @@ def _extrapolate(window: Window, rows: Bools, last: Round | None, trend: float) 
         span = time[at] - time[before]
         # one slope at most: the prediction must not run away over many rows
         factor = np.divide(ahead, span, out=np.zeros(len(span)), where=span != 0)
-        bound = 1.0 if trend < 1 else np.inf
-        return (newest + slope * per_sample(np.clip(factor, -1.0, bound), slope)).to(newest.dtype)
+        factor = np.clip(factor, -1.0, 1.0 if trend < 1 else np.inf)
+        key = factor.tobytes()
+        if key not in made:  # the same for all rows but the first, usually
+            made.clear()
+            ahead_by = per_sample(factor * trend, slope)
+            if isinstance(ahead_by, float):
+                made[key] = torch.add(newest, slope, alpha=ahead_by)
+            else:
+                made[key] = (newest + slope * ahead_by).to(newest.dtype)
+        return made[key]
 
     entering = rows.copy()
     for row in range(first - 1, window.rows):

@@ -29,7 +29,5 @@ class Identity(JacobianApproximation):
     ) -> torch.Tensor | None:
         """``X - R / (1 + damping)``."""
         assert rhs is not None
-        rows = [
-            round.window.state_rows[r + 1] - rhs[r] / per_sample(1.0 + damping[r], rhs[r]) for r in range(len(rhs))
-        ]
+        rows = [round.window.state_rows[r + 1] - rhs[r] / per_sample(1.0 + damping[r], rhs[r]) for r in range(len(rhs))]
         return torch.stack(rows).to(rhs.dtype)

@@ -97,4 +97,4 @@ def _clock(window: Window) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def _at(table: np.ndarray[Any, Any], row: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return np.take_along_axis(table, np.clip(row, 0, len(table) - 1)[None, :], axis=0)[0]
+    return np.asarray(np.take_along_axis(table, np.clip(row, 0, len(table) - 1)[None, :], axis=0)[0])

@@ -24,13 +24,13 @@ _LARGEST_EXPONENT = 3.0
 _NEAR = 8
 """Rows from the front whose responses count: far ahead in a long window networks respond differently."""
 
-_AGEING = 8.0
-_OLDEST = 1.3
+_AGEING = 6.0
+_OLDEST = 1.0
 """A window that is accepted whole shows no response, and what was seen before it counts for less: over ``n`` nodes the
-response is taken to have grown by ``exp(8 n / N)``, at most by ``exp(1.3)``, less where little noise is left (``tau``)."""
+response is taken to have grown by ``exp(6 n / N)``, at most by ``e``, less where little noise is left (``tau``)."""
 
-_UNSEEN = 2.0
-"""``kappa`` before anything was seen: above what unguided networks show."""
+_UNSEEN = 4.0
+"""``kappa`` before anything was seen: about what guided networks show at their most sensitive."""
 
 
 def _clipped(window_nodes: Ints, steps: int) -> Ints:
@@ -59,8 +59,8 @@ class ErrorTarget(StoppingRule):
     """
 
     growth: float = attrs.field(default=0.5, validator=number(0.0))
-    row: float = attrs.field(default=6.5, validator=number(0.0))
-    total: float = attrs.field(default=2.2, validator=number(0.0))
+    row: float = attrs.field(default=5.2, validator=number(0.0))
+    total: float = attrs.field(default=1.7, validator=number(0.0))
 
     unit = "relative root-mean-square error of the sample against the sequential sampler's"
     reads_changes = True
@@ -79,62 +79,57 @@ class ErrorTarget(StoppingRule):
             "kappa": np.full(problem.batch, np.nan),
             "seen_at": np.zeros(problem.batch, dtype=np.int64),
             "reach": reach,
+            "shape": None,
             "tau": tau,
         }
 
-    def _kappa(self, round: Round, state: dict[str, Any]) -> Floats:
-        """``(B,)`` running response in units of the shape; NaN before any row was evaluated twice."""
-        moved, changed = round.anchor_change, round.output_change
-        seen = np.isfinite(moved) & np.isfinite(changed) & (moved > 0)
-        near = np.arange(len(moved))[:, None] < _NEAR  # what the front will meet next
-        expected = np.where(seen, moved, 0.0) * _shape(round, state)
-        total = (near * expected**2).sum(axis=0)
-        changed2 = (near * np.where(seen, changed, 0.0) ** 2).sum(axis=0)
-        fresh = np.sqrt(np.divide(changed2, total, out=np.full(len(total), np.nan), where=total > 0))
-        old = state["kappa"]
-        return np.where(np.isnan(fresh), old, np.where(np.isnan(old), fresh, np.sqrt(0.5 * (fresh**2 + old**2))))
-
-    def _seen_at(self, round: Round, state: dict[str, Any]) -> Ints:
-        """``(B,)`` front at which the response was last seen."""
-        seen = (round.anchor_change[:_NEAR] > 0) & np.isfinite(round.output_change[:_NEAR])
-        return np.where(seen.any(axis=0), round.window.front, state["seen_at"])
-
-    def _moves(self, round: Round, state: dict[str, Any]) -> Floats:
-        """``(P, B)`` estimated relative move of the sample by accepting each row."""
+    def _look(self, round: Round, state: dict[str, Any]) -> tuple[Floats, Floats, Ints]:
+        """What accepting each row would cost, ``(P, B)``, and what was learned: ``kappa`` and ``seen_at``, ``(B,)``."""
         window = round.window
         node = _clipped(window.nodes, window.scheme.steps)
-        kappa = self._kappa(round, state)
-        stale = (window.front - self._seen_at(round, state)) / window.scheme.steps
-        ahead = state["tau"][_clipped(window.front, window.scheme.steps)]
-        aged = np.exp(ahead * np.minimum(_AGEING * stale, _OLDEST))
-        kappa = (np.where(np.isnan(kappa), _UNSEEN, kappa) * aged)[None, :]
+        whole = _shape(round, state["reach"]) if state["shape"] is None else state["shape"]
+        shape = whole[node]
+        moved, changed = round.anchor_change[:_NEAR], round.output_change[:_NEAR]  # what the front will meet next
+        seen = np.isfinite(moved) & np.isfinite(changed) & (moved > 0)
+        expected = np.where(seen, moved * shape[:_NEAR], 0.0)
+        total = (expected**2).sum(axis=0)
+        fresh2 = np.divide((np.where(seen, changed, 0.0) ** 2).sum(axis=0), total, out=total * np.nan, where=total > 0)
+        old2 = state["kappa"] ** 2
+        mean2 = np.where(np.isnan(old2), fresh2, 0.5 * (fresh2 + old2))
+        kappa = np.sqrt(np.where(np.isnan(fresh2), old2, mean2))
+        seen_at = np.where(seen.any(axis=0), window.front, state["seen_at"])
+        stale = _AGEING * (window.front - seen_at) / window.scheme.steps
+        tau = state["tau"][node]
+        aged = np.where(np.isnan(kappa), _UNSEEN, kappa) * np.exp(tau[0] * np.minimum(stale, _OLDEST))
         gap = np.where(np.isfinite(round.gap), round.gap, 1e30)
-        grown = np.exp(np.minimum(self.growth * kappa * state["tau"][node], _LARGEST_EXPONENT))
-        moves = grown * state["reach"][node] * kappa * _shape(round, state) * gap / np.maximum(round.size, 1e-30)
-        return np.where(gap == 0, 0.0, moves)  # an exact row moves nothing, however wild the response
+        grown = np.exp(np.minimum(self.growth * aged * tau, _LARGEST_EXPONENT))
+        moves = grown * state["reach"][node] * aged * shape * gap / np.maximum(round.size, 1e-30)
+        return moves, kappa, seen_at
 
     def converged(self, round: Round, state: Any) -> Bools:
         """Rows whose own move, and whose accumulated move, stay inside their shares of the target."""
         steps = round.window.scheme.steps
-        moves = self._moves(round, state)
+        moves, _, _ = self._look(round, state)
         summed = state["spent"][None, :] + np.cumsum(moves, axis=0)
         share = np.minimum(round.window.nodes + 1, steps) / steps
         within = summed <= self.total * round.tolerance * share
-        return within & (moves <= self.row * round.tolerance / steps)
+        return np.asarray(within & (moves <= self.row * round.tolerance / steps), dtype=np.bool_)
 
     def observe(self, round: Round, accepted: Any, state: Any) -> Any:
         """Book what was spent, and what was learned of the outputs' response."""
+        moves, kappa, seen_at = self._look(round, state)
         inside = np.arange(round.window.rows)[:, None] < accepted[None, :]
-        spent = state["spent"] + np.where(inside, self._moves(round, state), 0.0).sum(axis=0)
-        return {**state, "spent": spent, "kappa": self._kappa(round, state), "seen_at": self._seen_at(round, state)}
+        spent = state["spent"] + np.where(inside, moves, 0.0).sum(axis=0)
+        shape = _shape(round, state["reach"]) if state["shape"] is None else state["shape"]
+        return {**state, "spent": spent, "kappa": kappa, "seen_at": seen_at, "shape": shape}
 
     def estimate(self, state: Any) -> Floats:
         """The sum of the accepted rows' moves."""
         return np.asarray(state["spent"])
 
 
-def _shape(round: Round, state: dict[str, Any]) -> Floats:
-    """``(P, B)`` expected response of the held output to a state change, for data of unit variance.
+def _shape(round: Round, reach: Floats) -> Floats:
+    """``(N,)`` expected response of the held output to a state change, for data of unit variance.
 
     With ``f = u x + v D`` and ``D`` the data prediction, ``dD/dx`` is ``s = alpha / (alpha^2 + sigma^2)`` along data
     of unit variance and 0 in directions without data: the response is ``u + v s`` in the former, ``u`` in the latter.
@@ -143,15 +138,14 @@ def _shape(round: Round, state: dict[str, Any]) -> Floats:
     """
     window = round.window
     scheme = window.scheme
-    node = _clipped(window.nodes, scheme.steps)
     if scheme.levels is None or scheme.prediction is None:
-        return 1.0 / (scheme.steps * np.maximum(state["reach"][node], 1e-30))
+        return 1.0 / (scheme.steps * np.maximum(reach, 1e-30))
     alpha, sigma = scheme.levels.alpha[:-1], scheme.levels.sigma[:-1]
     u, v = scheme.levels.conversion("data", scheme.prediction, slice(0, scheme.steps))
     slope = alpha / (alpha**2 + sigma**2)
     u = u - window.gain[0]
     held, moved = np.minimum(0.5 * np.abs(u), 1.0), np.minimum(0.5 * np.abs(v * slope), 1.0)
-    return np.sqrt((u + v * slope) ** 2 + held**2 + moved**2)[node]
+    return np.asarray(np.sqrt((u + v * slope) ** 2 + held**2 + moved**2))
 
 
 @attrs.frozen
@@ -264,4 +258,4 @@ class FixedRounds(StoppingRule):
         due = np.ceil(steps * np.minimum(done / self.rounds, 1.0))
         if window.width >= steps:
             due = np.where(done >= self.rounds, steps, 0)
-        return window.nodes + 1 <= due
+        return np.asarray(window.nodes + 1 <= due)

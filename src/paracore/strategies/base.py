@@ -10,7 +10,7 @@ from paracore.problem import Problem
 __all__ = ["Strategy"]
 
 
-class Strategy(abc.ABC):
+class Strategy(abc.ABC):  # noqa: B024 - the kinds below it are abstract
     """Base of the seven kinds: an immutable record of options.
 
     Strategies get read-only views, mutate nothing and never call the network. What changes from round to round lives

@@ -1,0 +1,74 @@
+"""The engine's state: plain data between two requests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+
+from paracore.problem import NoiseTape, Problem
+from paracore.result import RoundTrace
+from paracore.status import Status
+from paracore.strategies import Krylov
+from paracore.window import Bools, Floats, Ints, Local, Round
+
+__all__ = ["EngineState", "Pending"]
+
+
+@attrs.frozen(eq=False, kw_only=True)
+class EngineState:
+    """Everything that changes. Rows are relative to ``at``; arrays ``(P, B)`` or ``(B,)``."""
+
+    problem: Problem
+    tape: NoiseTape
+    at: Ints
+    """``(B,)`` node of window row 0: the front of running samples; finished ones are carried along."""
+    front: Ints
+    status: Ints
+    rounds: Ints
+    evaluations: Ints
+    interpolated: Ints
+    inexact: Bools
+    residual: Floats
+    final: torch.Tensor
+    states: list[torch.Tensor]
+    outputs: list[torch.Tensor]
+    anchors: list[torch.Tensor]
+    age: Ints
+    reach: Floats
+    """``(P, B)`` root-mean-square distance of each row's state from its anchor; NaN: not known."""
+    mask: Bools
+    tangents: torch.Tensor | None
+    past_x: list[torch.Tensor]
+    past_f: list[torch.Tensor]
+    parts: dict[str, Any]
+    calls: int = 0
+    largest: int = 0
+    total_rounds: int = 0
+    trajectory: torch.Tensor | None = None
+    trace: tuple[RoundTrace, ...] | None = None
+    newest: torch.Tensor | None = None
+    """Data prediction at the newest accepted node, if previews were asked for."""
+    preview: bool = False
+    krylov: Pending | None = None
+
+    @property
+    def running(self) -> Bools:
+        """``(B,)`` samples not finished."""
+        return np.asarray(self.status == Status.RUNNING, dtype=np.bool_)
+
+
+@attrs.define(eq=False)
+class Pending:
+    """A linear solve that asks for Jacobian-vector products; not part of a checkpoint."""
+
+    round: Round
+    local: Local | None
+    accepted: Ints
+    exact: Bools
+    used: list[torch.Tensor]
+    generator: Krylov
+    tangents: torch.Tensor
+    who: Bools
