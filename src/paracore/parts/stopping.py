@@ -29,6 +29,9 @@ _OLDEST = 1.0
 """A window that is accepted whole shows no response, and what was seen before it counts for less: over ``n`` nodes the
 response is taken to have grown by ``exp(6 n / N)``, at most by ``e``, less where little noise is left (``tau``)."""
 
+_NONLINEAR = 6.0
+"""Large errors grow by more than their linear part: a target ``e`` is worked to as ``e / (1 + 6 e)``."""
+
 _UNSEEN = 4.0
 """``kappa`` before anything was seen: about what guided networks show at their most sensitive."""
 
@@ -59,8 +62,8 @@ class ErrorTarget(StoppingRule):
     """
 
     growth: float = attrs.field(default=0.5, validator=number(0.0))
-    row: float = attrs.field(default=5.2, validator=number(0.0))
-    total: float = attrs.field(default=1.7, validator=number(0.0))
+    row: float = attrs.field(default=5.9, validator=number(0.0))
+    total: float = attrs.field(default=1.75, validator=number(0.0))
 
     unit = "relative root-mean-square error of the sample against the sequential sampler's"
     reads_changes = True
@@ -112,8 +115,9 @@ class ErrorTarget(StoppingRule):
         moves, _, _ = self._look(round, state)
         summed = state["spent"][None, :] + np.cumsum(moves, axis=0)
         share = np.minimum(round.window.nodes + 1, steps) / steps
-        within = summed <= self.total * round.tolerance * share
-        return np.asarray(within & (moves <= self.row * round.tolerance / steps), dtype=np.bool_)
+        target = round.tolerance / (1.0 + _NONLINEAR * round.tolerance)
+        within = summed <= self.total * target * share
+        return np.asarray(within & (moves <= self.row * target / steps), dtype=np.bool_)
 
     def observe(self, round: Round, accepted: Any, state: Any) -> Any:
         """Book what was spent, and what was learned of the outputs' response."""

@@ -133,7 +133,7 @@ class BadJacobian(JacobianApproximation):
         if not self.with_local:
             return None
         rows = _states(self.seed + 1, self.mode, round.window, 0, round.window.rows)
-        return lambda row, v: v * rows[row]
+        return lambda row, v: rows[row]  # even where nothing moved
 
     def solve(
         self, round: Round, weights: RowWeights | None, rhs: torch.Tensor | None, damping: Floats, state: Any
