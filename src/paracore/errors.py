@@ -55,7 +55,7 @@ class CheckpointError(ParacoreError, ValueError):
 
 
 class DenoiserError(ParacoreError, RuntimeError):
-    """A network that returned a wrong shape, dtype or device, or raised."""
+    """A network that returned a wrong shape, dtype or device."""
 
 
 class StrategyError(ParacoreError, RuntimeError):

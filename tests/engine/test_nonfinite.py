@@ -12,6 +12,7 @@ from paracore.errors import SolveError
 from paracore.parts import AllRows, ErrorTarget, Hold, LookAhead
 from paracore.schemes import Scheme, flow_euler
 from paracore.status import Status
+from paracore.strategies import StoppingRule
 from paracore.testing.adversarial import (
     BadDamping,
     BadInitializer,
@@ -192,3 +193,40 @@ def test_values_whose_squares_overflow_are_not_mistaken_for_infinite():
     result = paracore.solve(Engine(composition(tolerance=0)), problem, evaluator)
     assert torch.equal(result.sample, paracore.sequential(problem, evaluator))
     assert torch.isfinite(paracore.solve(Engine(composition(tolerance=1e-2)), problem, evaluator).sample).all()
+
+
+def test_a_row_that_was_evaluated_before_and_is_not_finite_now_is_filled_again():
+    """It counts as not evaluated: its old output, which belongs to another state, is not used."""
+    case = random_case(8, kind="flow", steps=10, batch=2)
+    seen = []
+
+    class Watch(StoppingRule):
+        def converged(self, round, state):
+            seen.append((round.window.nodes.copy(), round.evaluated.copy(), round.age.copy(), list(round.outputs)))
+            return np.zeros(round.age.shape, dtype=bool)
+
+    class Second:
+        """Answers node 5 of sample 1 with NaN, the second time it is asked."""
+
+        times = 0
+
+        def __call__(self, x, t, rows):
+            out = case.network(x, t, rows)
+            if int(rows.node[0]) == 5 and int(rows.sample[0]) == 1:
+                self.times += 1
+                if self.times == 2:
+                    return out * float("nan")
+            return out
+
+    sampler = Engine(composition(stopping=Watch(), window=4))
+    result = paracore.solve(sampler, case.problem, paracore.evaluators.batched(Second(), max_batch=1))
+    assert torch.equal(result.sample, case.reference())
+    hits = 0
+    for nodes, evaluated, age, outputs in seen:
+        for r in range(1, len(nodes)):
+            if nodes[r, 1] == 5 and not evaluated[r, 1]:
+                hits += 1
+                assert age[r, 1] == -1
+                assert torch.equal(outputs[r][1], outputs[r - 1][1])  # held from the left
+                assert evaluated[r, 0]
+    assert hits == 1

@@ -25,12 +25,16 @@ _NEAR = 8
 """Rows from the front whose responses count: far ahead in a long window networks respond differently."""
 
 _AGEING = 6.0
-_OLDEST = 1.0
+_OLDEST = 1.3
 """A window that is accepted whole shows no response, and what was seen before it counts for less: over ``n`` nodes the
-response is taken to have grown by ``exp(6 n / N)``, at most by ``e``, less where little noise is left (``tau``)."""
+response is taken to have grown by ``exp(6 n / N)``, at most ``exp(1.3)``, less where little noise is left (``tau``)."""
 
 _NONLINEAR = 6.0
 """Large errors grow by more than their linear part: a target ``e`` is worked to as ``e / (1 + 6 e)``."""
+
+_COHERENT = 8
+"""Errors of one window point the same way, those of different windows less so: beyond 8 evaluations a round, fewer
+windows average out, and the target is scaled by ``(8 / window)^(1/4)``."""
 
 _UNSEEN = 4.0
 """``kappa`` before anything was seen: about what guided networks show at their most sensitive."""
@@ -115,7 +119,8 @@ class ErrorTarget(StoppingRule):
         moves, _, _ = self._look(round, state)
         summed = state["spent"][None, :] + np.cumsum(moves, axis=0)
         share = np.minimum(round.window.nodes + 1, steps) / steps
-        target = round.tolerance / (1.0 + _NONLINEAR * round.tolerance)
+        coherence = min(1.0, _COHERENT / round.window.width) ** 0.25
+        target = coherence * round.tolerance / (1.0 + _NONLINEAR * round.tolerance)
         within = summed <= self.total * target * share
         return np.asarray(within & (moves <= self.row * target / steps), dtype=np.bool_)
 

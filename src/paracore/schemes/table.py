@@ -327,8 +327,9 @@ class Scheme:
         u, v = self.levels.conversion("data", self.prediction, slice(0, self.steps))
         if self.prediction == "data":
             return data
-        picked = nodes.cpu().numpy()
-        return x * _weight(u, picked, x) + data * _weight(v, picked, data)
+        shape = (-1,) + (1,) * (x.ndim - 1)  # tensors throughout: this runs inside torch.func transforms
+        first, second = (torch.from_numpy(w)[nodes.cpu()].to(x).reshape(shape) for w in (u, v))
+        return x * first + data * second
 
     def in_form(self, form: str) -> Scheme:
         """The same sampler written for a network that returns ``form``: same solution, other table.
