@@ -66,8 +66,8 @@ class ErrorTarget(StoppingRule):
     """
 
     growth: float = attrs.field(default=0.5, validator=number(0.0))
-    row: float = attrs.field(default=5.9, validator=number(0.0))
-    total: float = attrs.field(default=1.75, validator=number(0.0))
+    row: float = attrs.field(default=6.2, validator=number(0.0))
+    total: float = attrs.field(default=1.85, validator=number(0.0))
 
     unit = "relative root-mean-square error of the sample against the sequential sampler's"
     reads_changes = True
