@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CapabilityError",
     "CheckpointError",
+    "CheckpointWriteError",
     "ConfigurationError",
     "DenoiserError",
     "ParacoreError",
@@ -52,6 +53,20 @@ class ProblemError(ConfigurationError):
 
 class CheckpointError(ParacoreError, ValueError):
     """A checkpoint that does not belong to this sampler and problem, or is damaged."""
+
+
+class CheckpointWriteError(ParacoreError, OSError):
+    """A checkpoint that could not be written in the middle of a solve. Nothing that was accepted is lost.
+
+    Attributes:
+        result: what was accepted so far.
+        state: the sampler's state, from which :func:`paracore.solve` can go on (``state=``).
+    """
+
+    def __init__(self, message: str, result: Result, state: Any) -> None:
+        super().__init__(message)
+        self.result = result
+        self.state = state
 
 
 class DenoiserError(ParacoreError, RuntimeError):

@@ -63,7 +63,8 @@ class Outputs:
 class Denoiser(Protocol):
     """Any callable ``denoiser(x, t, rows)``: ``x (M, *event)``, ``t (M,)`` -> ``(M, *event)``.
 
-    An attribute ``calls_per_evaluation`` (int, default 1) says how many raw network rows one evaluation costs.
+    It must return a new tensor each time, not a buffer that it writes again. An attribute ``calls_per_evaluation``
+    (int, default 1) says how many raw network rows one evaluation costs.
     """
 
     def __call__(self, x: torch.Tensor, t: torch.Tensor, rows: Rows, /) -> torch.Tensor: ...

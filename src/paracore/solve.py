@@ -11,7 +11,7 @@ import attrs
 import torch
 
 from paracore.checkpoint import save_checkpoint
-from paracore.errors import CapabilityError, ConfigurationError, SolveError, SolveInterrupted
+from paracore.errors import CapabilityError, CheckpointWriteError, ConfigurationError, SolveError, SolveInterrupted
 from paracore.problem import Problem
 from paracore.request import Evaluator
 from paracore.result import Result
@@ -92,6 +92,7 @@ def solve(
         ConfigurationError: if an option cannot work for this problem.
         SolveError: if a sample failed; it carries the result.
         SolveInterrupted: on Ctrl-C; it carries the result and the state so far.
+        CheckpointWriteError: if the file could not be written; it carries the result and the state so far.
         DenoiserError, StrategyError: if the network or a strategy broke its contract.
     """
     if checkpoint_every < 1:
@@ -119,7 +120,7 @@ def solve(
             del outputs
             resting = getattr(state, "krylov", None) is None
             if checkpoint is not None and state.total_rounds % checkpoint_every == 0 and resting:
-                save_checkpoint(sampler.plain(state), checkpoint)
+                _save(sampler, state, checkpoint)
             if observers:
                 _tell(observers, state, rows, before, problem, time.perf_counter() - began)
     except KeyboardInterrupt as stop:
@@ -140,6 +141,18 @@ def solve(
             result,
         )
     return result
+
+
+def _save(sampler: Sampler, state: Any, path: str | os.PathLike[str]) -> None:
+    try:
+        save_checkpoint(sampler.plain(state), path)
+    except OSError as error:
+        raise CheckpointWriteError(
+            f"the checkpoint {os.fspath(path)!r} could not be written ({error.strerror or error}); the last one is "
+            "untouched: go on from the error's .state, with room for the file",
+            sampler.result(state),
+            state,
+        ) from error
 
 
 def _timed(result: Result, began: float, network: float) -> Result:

@@ -19,7 +19,7 @@ from paracore.engine import Engine
 from paracore.errors import CheckpointError, ConfigurationError
 from paracore.strategies import Initializer
 from paracore.testing.adversarial import random_composition
-from paracore.testing.problems import make_case, random_case
+from paracore.testing.problems import exponential_scheme, make_case, random_case
 
 
 def drive(sampler, state, evaluator, rounds=None):
@@ -304,3 +304,22 @@ def test_a_strategy_with_an_object_in_its_state_is_refused_when_saved():
     assert paracore.solve(sampler, case.problem, case.evaluator()).ok
     with pytest.raises(CheckpointError, match="object is not plain data"):
         sampler.plain(sampler.start(case.problem))
+
+
+def test_a_full_disk_in_the_middle_of_a_solve_loses_nothing(tmp_path, monkeypatch):
+    case = make_case(exponential_scheme(8), batch=2)
+    sampler = paracore.compose(window=3, tolerance=0)
+    whole = paracore.solve(sampler, case.problem, case.evaluator())
+    saves = []
+
+    def full(data, path):
+        saves.append(path)
+        if len(saves) == 3:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("paracore.solve.save_checkpoint", full)
+    with pytest.raises(paracore.errors.CheckpointWriteError, match=r"No space left on device.*untouched") as caught:
+        paracore.solve(sampler, case.problem, case.evaluator(), checkpoint=tmp_path / "state.pt")
+    assert caught.value.result.total_rounds == 3
+    rest = paracore.solve(sampler, case.problem, case.evaluator(), state=caught.value.state)
+    assert torch.equal(rest.sample, whole.sample)

@@ -28,9 +28,9 @@ class AllRows(Selection):
 class EveryKth(Selection):
     """Evaluates every k-th row from the front; outputs between are interpolated in time, beyond them extrapolated.
 
-    The window then spans ``(window - 1) * stride + 1`` rows for ``window`` evaluations. The first round is dense: its
-    guesses are too rough to interpolate. Interpolation leaves an error floor that no tolerance removes; at tolerance 0
-    every row is evaluated before it is accepted.
+    The window then spans ``(window - 1) * stride + 1`` rows for ``window`` evaluations. Rounds are dense until one was
+    saved: before that the guesses are too rough to interpolate. Interpolation leaves an error floor that no tolerance
+    removes; at tolerance 0 every row is evaluated before it is accepted.
 
     Attributes:
         stride: k, at least 1.
@@ -47,13 +47,13 @@ class EveryKth(Selection):
         return (width - 1) * self.stride + 1
 
     def rows(self, window: Window, state: Any) -> Bools:
-        """Every k-th row; the first ``window.width`` rows in a sample's first round, and always at tolerance 0."""
+        """Every k-th row; the first ``window.width`` rows until a round was saved, and always at tolerance 0."""
         row = np.arange(window.rows)[:, None]
         strided = np.broadcast_to(row % self.stride == 0, window.nodes.shape)
         dense = np.broadcast_to(row < window.width, window.nodes.shape)
         if window.tolerance == 0:
             return dense.copy()
-        return np.where(window.rounds[None, :] == 0, dense, strided)
+        return np.where((window.front == window.rounds)[None, :], dense, strided)
 
     def fill(self, round: Round, rows: Bools, state: Any) -> list[torch.Tensor]:
         """Linear interpolation between the nearest rows with outputs, a damped trend beyond the last."""
