@@ -317,7 +317,7 @@ def test_a_full_disk_in_the_middle_of_a_solve_loses_nothing(tmp_path, monkeypatc
         if len(saves) == 3:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("paracore.solve.save_checkpoint", full)
+    monkeypatch.setattr(sys.modules["paracore.solve"], "save_checkpoint", full)
     with pytest.raises(paracore.errors.CheckpointWriteError, match=r"No space left on device.*untouched") as caught:
         paracore.solve(sampler, case.problem, case.evaluator(), checkpoint=tmp_path / "state.pt")
     assert caught.value.result.total_rounds == 3
