@@ -29,6 +29,10 @@ _OLDEST = 1.3
 """A window that is accepted whole shows no response, and what was seen before it counts for less: over ``n`` nodes the
 response is taken to have grown by ``exp(6 n / N)``, at most ``exp(1.3)``, less where little noise is left (``tau``)."""
 
+_CALMEST = 4.0
+"""Smallest ``kappa`` that the growth of errors is estimated with: a network that responds little along the iterates'
+differences may still amplify errors in other directions (unguided digits do)."""
+
 _NONLINEAR = 6.0
 """Large errors grow by more than their linear part: a target ``e`` is worked to as ``e / (1 + 6 e)``."""
 
@@ -49,7 +53,7 @@ class ErrorTarget(StoppingRule):
     """Keeps the relative root-mean-square error of the sample, against the sequential sampler's, at the tolerance.
 
     A row whose output was evaluated a distance ``gap`` away moves the final sample, relative to its size, by about
-    ``move = reach * L * gap / size * exp(growth * kappa * tau)``. ``reach`` is the scheme's own response to an output
+    ``move = reach * L * gap / size * exp(growth * max(kappa, 4) * tau)``. ``reach`` is the scheme's own response to an output
     error. ``L = kappa * shape`` is the response of outputs to state changes: ``shape`` is what it would be for data of
     unit variance (math page, the error target), ``kappa`` what the rounds done have shown (``|df| / |shape dx|`` at
     nodes evaluated twice, a running mean). The exponential stands for what the steps to come make of an error;
@@ -66,8 +70,8 @@ class ErrorTarget(StoppingRule):
     """
 
     growth: float = attrs.field(default=0.5, validator=number(0.0))
-    row: float = attrs.field(default=6.2, validator=number(0.0))
-    total: float = attrs.field(default=1.85, validator=number(0.0))
+    row: float = attrs.field(default=6.8, validator=number(0.0))
+    total: float = attrs.field(default=2.05, validator=number(0.0))
 
     unit = "relative root-mean-square error of the sample against the sequential sampler's"
     reads_changes = True
@@ -109,7 +113,7 @@ class ErrorTarget(StoppingRule):
         tau = state["tau"][node]
         aged = np.where(np.isnan(kappa), _UNSEEN, kappa) * np.exp(tau[0] * np.minimum(stale, _OLDEST))
         gap = np.where(np.isfinite(round.gap), round.gap, 1e30)
-        grown = np.exp(np.minimum(self.growth * aged * tau, _LARGEST_EXPONENT))
+        grown = np.exp(np.minimum(self.growth * np.maximum(aged, _CALMEST) * tau, _LARGEST_EXPONENT))
         moves = grown * state["reach"][node] * aged * shape * gap / np.maximum(round.size, 1e-30)
         return moves, kappa, seen_at
 
