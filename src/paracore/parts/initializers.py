@@ -13,7 +13,7 @@ from paracore.parts.options import number
 from paracore.problem import Problem
 from paracore.slide import pick
 from paracore.strategies import Initializer
-from paracore.window import Bools, Round, Window, per_sample, where_rows
+from paracore.window import Bools, Floats, Round, Window, per_sample, where_rows
 
 __all__ = ["Copy", "DampedLinear", "Hold", "Linear", "WarmStart"]
 
@@ -41,6 +41,8 @@ def _extrapolate(window: Window, rows: Bools, last: Round | None, trend: float) 
     slope: torch.Tensor | None = None
     if trend and old.rows > 1:
         slope = newest - last.form_output(old.rows - 2)
+        if trend != 1:
+            slope = slope.mul_(trend)
     first = int(np.argmax(rows.any(axis=1)))
     known = list(window.state_rows)
     work = Window(
@@ -59,29 +61,18 @@ def _extrapolate(window: Window, rows: Bools, last: Round | None, trend: float) 
     shift = window.front - old.front
     memory = window.scheme.memory
     outputs = _known_outputs(last, first, shift) if memory else []
-    time = window.scheme.time
-    end = window.scheme.steps - 1
-    at = np.minimum(old.front + old.rows - 1, end)
-    before = np.minimum(old.front + old.rows - 2, end)
-
+    factors = _slopes_ahead(window, old, 1.0 if trend < 1 else np.inf) if slope is not None else None
     made: dict[bytes, torch.Tensor] = {}
 
     def predicted(row: int) -> torch.Tensor:
-        if slope is None:
+        if slope is None or factors is None:
             return newest
-        ahead = time[np.minimum(window.front + row, end)] - time[at]
-        span = time[at] - time[before]
-        # one slope at most: the prediction must not run away over many rows
-        factor = np.divide(ahead, span, out=np.zeros(len(span)), where=span != 0)
-        factor = np.clip(factor, -1.0, 1.0 if trend < 1 else np.inf)
+        factor = factors[row]
         key = factor.tobytes()
-        if key not in made:  # the same for all rows but the first, usually
+        if key not in made:  # the same for all rows, usually
             made.clear()
-            ahead_by = per_sample(factor * trend, slope)
-            if isinstance(ahead_by, float):
-                made[key] = torch.add(newest, slope, alpha=ahead_by)
-            else:
-                made[key] = (newest + slope * ahead_by).to(newest.dtype)
+            step = slope if (factor == 1).all() else slope * per_sample(factor, slope)
+            made[key] = (newest + step).to(newest.dtype)
         return made[key]
 
     entering = rows.copy()
@@ -92,6 +83,17 @@ def _extrapolate(window: Window, rows: Bools, last: Round | None, trend: float) 
             source = np.clip(row + shift, 0, old.rows - 1)
             outputs[-1] = where_rows(row + shift < old.rows, pick(last.outputs, source[None, :])[0], outputs[-1])
     return work.state_rows
+
+
+def _slopes_ahead(window: Window, old: Window, most: float) -> Floats:
+    """``(P, B)`` how many slopes each row's node lies ahead of the newest output's, at most ``most``: a trend must not
+    run away over many rows.
+    """
+    time, end = window.scheme.time, window.scheme.steps - 1
+    at, before = (time[np.minimum(old.front + old.rows - back, end)] for back in (1, 2))
+    ahead = time[np.minimum(window.nodes, end)] - at
+    span = np.broadcast_to(at - before, ahead.shape)
+    return np.clip(np.divide(ahead, span, out=np.zeros(ahead.shape), where=span != 0), -1.0, most)
 
 
 def _known_outputs(last: Round, first: int, shift: Any) -> list[torch.Tensor]:
