@@ -7,7 +7,7 @@ import torch
 
 from paracore.errors import StrategyError
 from paracore.guard import finite_rows
-from paracore.window import Bools, Local, Round, per_sample, rms, to_numpy, where_rows
+from paracore.window import Bools, Local, Round, RowNorms, per_sample, rms, where_rows
 
 __all__ = ["Swept", "exact_rows", "sweep_chain", "sweep_damped"]
 
@@ -57,20 +57,20 @@ def _sweep(round: Round, local: Local | None) -> Swept:
     window = round.window
     chain = [window.state_rows[0]]
     used: list[torch.Tensor] = []
-    gaps = [torch.zeros(window.batch, device=chain[0].device)]
-    sizes = []
+    gaps, sizes = RowNorms(), RowNorms()
     for r in range(window.rows):
         output = round.outputs[r]
         if r > 0:
             move = chain[r] - round.anchors[r]
-            gaps.append(rms(move))
+            gaps.add(move)
             output = _corrected(round, r, output, move, local)
         used.append(output)
         chain.append(window.step(r, window.history(r, chain, window.past_x), window.history(r, used, window.past_f)))
-        sizes.append(rms(chain[-1]))
+        sizes.add(chain[-1])
     round.chain = chain
-    numbers = to_numpy([*(g.to(sizes[0].dtype) for g in gaps), *sizes])
-    round.gap, round.size = numbers[: window.rows], numbers[window.rows :]
+    still = np.zeros((1, window.batch))  # the front is its own anchor
+    round.gap = np.concatenate([still, gaps.result()]) if window.rows > 1 else still
+    round.size = sizes.result()
     finite = np.isfinite(round.size)
     if not finite.all():  # a square may overflow where the numbers do not
         finite = finite_rows(chain[1:])

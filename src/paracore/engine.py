@@ -95,7 +95,7 @@ class Engine(Sampler):
         entering = np.ones((rows + 1, batch), dtype=np.bool_)
         entering[0] = False
         states = self._enter(state, entering, None)
-        return self._choose(attrs.evolve(state, states=states))
+        return self._choose(state.but(states=states))
 
     def request(self, state: EngineState) -> Request | None:
         """The selected rows of all running samples, row by row; ``None`` when all have ended."""
@@ -126,8 +126,7 @@ class Engine(Sampler):
         check_outputs(outputs.values, int(mask.sum()), state.problem.x0)
         if state.tangents is not None:
             check_products(outputs.jvps, int(mask.sum()), state.problem.x0)
-        state = attrs.evolve(
-            state,
+        state = state.but(
             parts=dict(state.parts),
             rounds=state.rounds + state.running,
             evaluations=state.evaluations + mask.sum(axis=0),
@@ -144,7 +143,7 @@ class Engine(Sampler):
         if isinstance(following, tuple):
             tangents, who, generator = following
             pending = Pending(round, local, accepted, exact, used, generator, tangents, who)
-            return attrs.evolve(state, krylov=pending)
+            return state.but(krylov=pending)
         return self._finish(state, round, accepted, exact, used, following)
 
     def _move(self, state: EngineState, round: Round) -> tuple[Local | None, list[torch.Tensor], Bools]:
@@ -181,7 +180,7 @@ class Engine(Sampler):
         if state.problem.lockstep and running.any():
             accepted = np.where(running, accepted[running].min(), accepted)
         accepted = np.where(running, accepted, 0)
-        return attrs.evolve(state, status=status), accepted.astype(np.int64), exact
+        return state.but(status=status), accepted.astype(np.int64), exact
 
     # -- Krylov requests ----------------------------------------------------------------------------------------
 
@@ -191,8 +190,7 @@ class Engine(Sampler):
         products = torch.zeros_like(pending.tangents)
         products[torch.from_numpy(mask).to(products.device)] = torch.nan_to_num(jvps)
         round.spare = round.spare - pending.who
-        state = attrs.evolve(
-            state,
+        state = state.but(
             parts=dict(state.parts),
             rounds=state.rounds + pending.who,
             evaluations=state.evaluations + mask.sum(axis=0),
@@ -205,7 +203,7 @@ class Engine(Sampler):
             pending.tangents, pending.who, pending.generator = following
             return state
         review(self.composition, state, round, following)
-        state = attrs.evolve(state, krylov=None)
+        state = state.but(krylov=None)
         return self._finish(state, round, pending.accepted, pending.exact, pending.used, following)
 
     # -- slide --------------------------------------------------------------------------------------------------
@@ -243,8 +241,7 @@ class Engine(Sampler):
             shown = _data_prediction(round, accepted, used)
             newest = shown if newest is None or shown is None else where_rows(accepted > 0, shown, newest)
         running = status == Status.RUNNING
-        state = attrs.evolve(
-            state,
+        state = state.but(
             front=front,
             status=status,
             inexact=inexact,
@@ -256,7 +253,7 @@ class Engine(Sampler):
             newest=newest,
         )
         if not running.any():
-            return attrs.evolve(state, states=[final], outputs=[], anchors=[], mask=state.mask[:0])
+            return state.but(states=[final], outputs=[], anchors=[], mask=state.mask[:0])
         shift = np.where(running, accepted, accepted[np.argmax(running)])
         rows = self._span(steps, int((state.at + shift)[running].min()))
         target = np.arange(rows + 1)[:, None] + shift[None, :]
@@ -264,8 +261,7 @@ class Engine(Sampler):
         fresh = target[:-1] >= window.rows
         memory = state.problem.scheme.memory
         is_chain = following is round.chain
-        state = attrs.evolve(
-            state,
+        state = state.but(
             at=np.where(running, state.at + shift, (state.at + shift)[np.argmax(running)]),
             states=pick(following, np.minimum(target, window.rows), fixed=round.chain, until=shift),
             outputs=pick(round.outputs, inner),
@@ -277,7 +273,7 @@ class Engine(Sampler):
         )
         entering = (target > window.rows) & running[None, :]
         if entering.any():
-            state = attrs.evolve(state, states=self._enter(state, entering, round))
+            state = state.but(states=self._enter(state, entering, round))
         return self._choose(state)
 
     def _learn(self, state: EngineState, round: Round, accepted: Ints) -> dict[str, Any]:
@@ -331,7 +327,7 @@ class Engine(Sampler):
         # An anchor that the next round replaces is needed only to tell how far it moved: let go of its memory.
         gone = ~np.isnan(state.reach).any(axis=1) & ~window.gain_rows[2] & mask.all(axis=1)
         anchors = [x if drop else a for x, a, drop in zip(state.states, state.anchors, gone, strict=False)]
-        return attrs.evolve(state, mask=mask, tangents=tangents, anchors=anchors)
+        return state.but(mask=mask, tangents=tangents, anchors=anchors)
 
     # -- results ------------------------------------------------------------------------------------------------
 

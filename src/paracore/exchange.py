@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
 import numpy as np
 import torch
 
@@ -15,7 +14,7 @@ from paracore.problem import Problem
 from paracore.request import Outputs, Request
 from paracore.state import EngineState
 from paracore.status import Status
-from paracore.window import Bools, Ints, Round, Window, per_sample, rms, to_numpy, where_rows
+from paracore.window import Bools, Ints, Round, RowNorms, Window, per_sample, rms, to_numpy, where_rows
 
 __all__ = ["check_outputs", "check_products", "gather", "receive"]
 
@@ -35,7 +34,7 @@ def receive(
     asked_jvps = outputs.jvps is not None and state.tangents is not None
     jvps = [torch.zeros_like(state.states[0])] * rows if asked_jvps else None
     output_change = np.full(mask.shape, np.nan)
-    changes: dict[int, torch.Tensor] = {}
+    changes, changed = RowNorms(), list[int]()
     u, _, moving = window.gain_rows
     for r in range(rows):
         count = int(mask[r].sum())
@@ -52,15 +51,13 @@ def receive(
             move = new - state.outputs[r]
             if moving[r]:
                 move = move - (state.states[r] - state.anchors[r]) * per_sample(u[r], move)
-            changes[r] = rms(move)
+            changes.add(move)
+            changed.append(r)
         new_outputs[r] = new
         anchors[r] = where_rows(good, state.states[r], state.anchors[r])
-    if changes:
+    if changed:
         known = mask & finite & (state.age >= 0)
-        rows_changed = list(changes)
-        output_change[rows_changed] = np.where(
-            known[rows_changed], to_numpy([changes[r] for r in rows_changed]), np.nan
-        )
+        output_change[changed] = np.where(known[changed], changes.result(), np.nan)
     evaluated = mask & finite
     age = np.where(evaluated, 0, np.where(state.age >= 0, state.age + 1, -1))
     age = np.where(mask & ~finite, -1, age)
@@ -87,7 +84,7 @@ def receive(
     )
     fill(composition, state, round)
     final = where_rows((status != state.status), state.states[0], state.final)
-    return attrs.evolve(state, status=status, final=final, outputs=round.outputs, anchors=round.anchors, age=age), round
+    return state.but(status=status, final=final, outputs=round.outputs, anchors=round.anchors, age=age), round
 
 
 def fill(composition: Composition, state: EngineState, round: Round) -> None:

@@ -12,7 +12,7 @@ from paracore.composition import Composition
 from paracore.errors import StrategyError
 from paracore.guard import calling, finite_rows, mask_from, numbers_from, rows_from
 from paracore.state import EngineState
-from paracore.strategies import JacobianApproximation, Krylov
+from paracore.strategies import JacobianApproximation, Krylov, ResidualConstruction
 from paracore.window import Bools, Local, Round, where_rows
 
 __all__ = ["adapted", "ask", "next_iterate", "review"]
@@ -90,6 +90,8 @@ def look_ahead_residual(composition: Composition, round: Round) -> torch.Tensor:
 
 def adapted(composition: Composition, state: EngineState, round: Round) -> Any:
     """The residual part's next state, made once per round."""
+    if type(composition.residual).adapt is ResidualConstruction.adapt:
+        return state.parts["residual"]  # learns nothing
     if round._adapted is None:
         part = composition.residual
         with calling("residual", part, round):

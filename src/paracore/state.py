@@ -17,7 +17,7 @@ from paracore.window import Bools, Floats, Ints, Local, Round
 __all__ = ["EngineState", "Pending"]
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.frozen(eq=False, kw_only=True, slots=False)
 class EngineState:
     """Everything that changes. Rows are relative to ``at``; arrays ``(P, B)`` or ``(B,)``."""
 
@@ -53,6 +53,12 @@ class EngineState:
     """Data prediction at the newest accepted node, if previews were asked for."""
     preview: bool = False
     krylov: Pending | None = None
+
+    def but(self, **changes: Any) -> EngineState:
+        """A copy with some fields changed; ``attrs.evolve`` costs more than a small network's whole round may."""
+        new = object.__new__(EngineState)
+        new.__dict__.update(self.__dict__, **changes)
+        return new
 
     @property
     def running(self) -> Bools:

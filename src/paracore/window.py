@@ -14,7 +14,7 @@ from paracore.problem import NoiseTape
 from paracore.schemes.table import Scheme, compute_dtype
 from paracore.schemes.weights import RowWeights, look_ahead_weights
 
-__all__ = ["Local", "Round", "Window", "per_sample", "rms", "small_solve", "to_numpy", "where_rows"]
+__all__ = ["Local", "Round", "RowNorms", "Window", "per_sample", "rms", "small_solve", "to_numpy", "where_rows"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -23,11 +23,34 @@ Local = Callable[[int, torch.Tensor], torch.Tensor]
 """``local(row, v) -> G v``: an output's response to a move ``v (B, *event)`` of its state."""
 
 
+SMALL_EVENT = 2**14
+"""Events up to this many numbers are measured together: there a call costs more than the numbers."""
+
+
 def rms(x: torch.Tensor) -> torch.Tensor:
     """Root mean square of each sample: ``(B, *event) -> (B,)``, on the device, at least float32."""
     flat = x.reshape(len(x), -1)
     norm: torch.Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=compute_dtype(x.dtype))
     return norm.div_(flat.shape[1] ** 0.5)
+
+
+class RowNorms:
+    """Root mean squares of several rows: of small events together, of large ones one by one, keeping no row alive."""
+
+    def __init__(self) -> None:
+        self._rows: list[torch.Tensor] = []
+
+    def add(self, row: torch.Tensor) -> None:
+        """Take in a row ``(B, *event)``."""
+        self._rows.append(row.reshape(len(row), -1) if row[0].numel() <= SMALL_EVENT else rms(row))
+
+    def result(self) -> Floats:
+        """``(rows, B)`` float64."""
+        stacked = torch.stack(self._rows)
+        if stacked.ndim == 3:
+            norms = torch.linalg.vector_norm(stacked, dim=2, dtype=compute_dtype(stacked.dtype))
+            return np.asarray(norms.to("cpu", torch.float64).numpy() / stacked.shape[2] ** 0.5)
+        return np.asarray(stacked.to("cpu", torch.float64).numpy())
 
 
 def to_numpy(rows: Sequence[torch.Tensor]) -> Floats:
