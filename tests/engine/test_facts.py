@@ -337,7 +337,7 @@ def test_constant_damping_slows_but_keeps_the_answer():
 
 
 @pytest.mark.slow
-@settings(max_examples=1500)
+@settings(max_examples=300)
 @given(pairs(cases(dtypes=DTYPES, max_steps=30, max_batch=5), tolerance=0.0))
 def test_tolerance_zero_at_length(pair):
     case, composition = pair
@@ -345,7 +345,7 @@ def test_tolerance_zero_at_length(pair):
 
 
 @pytest.mark.slow
-@settings(max_examples=600)
+@settings(max_examples=120)
 @given(SEEDS, st.sampled_from(sorted(KINDS)), st.sampled_from(DTYPES))
 def test_batch_mates_at_length(seed, kind, dtype):
     case = random_case(seed, kind=kind, batch=4, steps=25, dtype=dtype)
