@@ -56,7 +56,8 @@ def run(
     generators = [torch.Generator().manual_seed(s) for s in seeds]
     start = scheme.levels.sigma[0] if scheme.levels is not None and scheme.levels.sigma[0] > 2 else 1.0
     x0 = torch.stack([torch.randn(model.shape, generator=g) for g in generators]) * start
-    labels = torch.arange(count) % model.classes if model.classes else None
+    whole = "two-mode" in name  # with a label a sample would belong to one mode
+    labels = torch.arange(count) % model.classes if model.classes and not whole else None
     evaluator = paracore.evaluators.batched(model.denoiser(scheme, labels, guidance), max_batch=64)
     problem = paracore.Problem(scheme, x0, generators if scheme.stochastic else None)
     exact = paracore.sequential(problem, evaluator)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import paracore
+from paracore_picard.citations import CITATIONS
 
-__all__ = ["jacobi", "paracore_samplers", "paradigms", "picard"]
+__all__ = ["jacobi", "paracore_citations", "paracore_samplers", "paradigms", "picard"]
 
 
 def picard(
@@ -79,3 +80,9 @@ def jacobi(window: int = 8, tolerance: float = 0.01) -> paracore.Engine:
 def paracore_samplers() -> Mapping[str, Callable[..., Any]]:
     """The presets of this package."""
     return {"picard": picard, "paradigms": paradigms, "jacobi": jacobi}
+
+
+@paracore.hookimpl
+def paracore_citations() -> Mapping[str, str]:
+    """BibTeX of the presets' papers."""
+    return CITATIONS

@@ -29,6 +29,7 @@ class Row:
             is measured with. ``None`` if none ended.
         evaluations: (guided) network evaluations of each sample.
         network_calls: raw network rows over all samples; a guided evaluation makes two.
+        jvps: Jacobian-vector products over all samples.
         largest_request: most rows in one request.
         wall_time: seconds for all samples, nothing subtracted.
         errors: relative root-mean-square error against the sequential sample; ``None`` for one that failed.
@@ -47,6 +48,7 @@ class Row:
     dependent_rounds: float | None = None
     evaluations: tuple[int, ...] = ()
     network_calls: int = 0
+    jvps: int = 0
     largest_request: int = 0
     wall_time: tuple[float, ...] = ()
     errors: tuple[float | None, ...] = ()
@@ -91,6 +93,7 @@ class Row:
             "evaluations": list(self.evaluations),
             "evaluations_over_steps": self.work,
             "network_calls": self.network_calls,
+            "jvps": self.jvps,
             "largest_request": self.largest_request,
             "wall_time_s": self.seconds,
             "wall_times_s": list(self.wall_time),

@@ -407,7 +407,7 @@ class Engine(Sampler):
     # -- small helpers ------------------------------------------------------------------------------------------
 
     def _span(self, steps: int, front: int) -> int:
-        return max(1, min(self.composition.selection.span(self.composition.window), steps - front))
+        return max(1, min(self.composition.selection.span(self.composition.window, steps), steps - front))
 
     def _window(self, state: EngineState, running: Bools) -> Window:
         scheme = state.problem.scheme

@@ -23,7 +23,7 @@ from paracore.sampler import Sampler
 from paracore.sequential import sequential, skipping
 from paracore.solve import solve
 
-__all__ = ["Comparison", "Progress", "Row", "compare", "relative_error"]
+__all__ = ["Bench", "Comparison", "Progress", "Row", "compare", "relative_error"]
 
 Progress = Callable[[str, int, int], None]
 """Told ``(what runs, runs done, runs in all)`` before each run, and at the end."""
@@ -91,6 +91,39 @@ def compare(
     )
 
 
+class Bench:
+    """Problems and their sequential samples, for rows that are measured one by one (:func:`compare` makes them all).
+
+    Attributes:
+        steps: N.
+        reference: ``(B, *event)`` the sequential samples.
+        sequential: their row.
+    """
+
+    def __init__(
+        self, problem: Problem, evaluator: Evaluator, *, one_at_a_time: bool = False, repeats: int = 1
+    ) -> None:
+        self._cases = _split(problem, evaluator) if one_at_a_time else [(problem, evaluator)]
+        self._repeats = repeats
+        self.steps = problem.scheme.steps
+        self.reference, self.sequential = _reference(self._cases, repeats)
+
+    def measure(self, label: str, sampler: Sampler) -> Row:
+        """One sampler's row, without the rival's figures.
+
+        Raises:
+            ConfigurationError: if the sampler refuses the problem, or the evaluator lacks what it needs.
+            DenoiserError: if the network broke its contract.
+        """
+        _check([(label, sampler)], [p for p, _ in self._cases], [e for _, e in self._cases], self._repeats)
+        sampler.start(self._cases[0][0])
+        return _row(label, sampler, self._cases, self.reference, self._repeats)
+
+    def fewer(self, evaluations: int) -> torch.Tensor:
+        """``(B, *event)`` samples of the sequential rival with that many evaluations: :func:`~paracore.skipping`."""
+        return torch.cat([skipping(problem, evaluator, evaluations) for problem, evaluator in self._cases])
+
+
 def relative_error(samples: torch.Tensor, reference: torch.Tensor) -> tuple[float, ...]:
     """Root-mean-square distance of each sample to its reference, over the reference's root mean square."""
     samples, reference = samples.double().flatten(1), reference.double().flatten(1)
@@ -115,11 +148,12 @@ class _OneSample:
 
 @attrs.define
 class _Counted:
-    """Counts raw network rows and the largest request of a sampler that has no result."""
+    """Counts what no result counts: raw network rows, the largest request, Jacobian-vector products."""
 
     inner: Evaluator
     calls: int = 0
     largest: int = 0
+    jvps: int = 0
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -129,6 +163,7 @@ class _Counted:
         outputs = self.inner.evaluate(request)
         self.calls += outputs.calls
         self.largest = max(self.largest, len(request))
+        self.jvps += 0 if request.tangents is None else len(request)
         return outputs
 
 
@@ -228,20 +263,22 @@ def _reference(cases: list[Case], repeats: int) -> tuple[torch.Tensor, Row]:
 
 def _row(label: str, sampler: Sampler, cases: list[Case], reference: torch.Tensor, repeats: int) -> Row:
     results: list[Result] = []
-    walls, failure = [], None
+    walls, failure, jvps = [], None, 0
     try:
         for repeat in range(repeats):
             wall = 0.0
             for problem, evaluator in cases:
+                counted = _Counted(evaluator)
                 result, seconds = _timed(
-                    lambda problem=problem, evaluator=evaluator: solve(  # type: ignore[misc]
-                        sampler, problem, evaluator, raise_on_failure=False
+                    lambda problem=problem, counted=counted: solve(  # type: ignore[misc]
+                        sampler, problem, counted, raise_on_failure=False
                     ),
                     problem.x0.device,
                 )
                 wall += seconds
                 if repeat == 0:
                     results.append(result)
+                    jvps += counted.jvps
             walls.append(wall)
     except StrategyError as error:
         failure = str(error)
@@ -263,6 +300,7 @@ def _row(label: str, sampler: Sampler, cases: list[Case], reference: torch.Tenso
         dependent_rounds=float(np.mean(ended)) if ended else None,
         evaluations=tuple(int(n) for r in results for n in r.evaluations),
         network_calls=sum(r.network_calls for r in results),
+        jvps=jvps,
         largest_request=max(r.largest_request for r in results),
         wall_time=tuple(walls),
         errors=tuple(e if s > 0 and np.isfinite(e) else None for e, s in zip(errors, status, strict=True)),

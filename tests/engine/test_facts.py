@@ -286,7 +286,7 @@ def test_memory_of_a_few_windows(kind, seed):
     )
     sampler, evaluator = Engine(composition), case.evaluator()
     state = sampler.start(case.problem)
-    rows = composition.selection.span(window) + 1 + case.problem.scheme.memory
+    rows = composition.selection.span(window, case.problem.scheme.steps) + 1 + case.problem.scheme.memory
     unit = case.problem.x0.numel() * case.problem.x0.element_size()
     while (request := sampler.request(state)) is not None:
         assert _storages(state) <= 6 * rows * unit

@@ -42,7 +42,7 @@ class EveryKth(Selection):
 
     reference = "this library: docs/mathematics.md, skipped rows"
 
-    def span(self, width: int) -> int:
+    def span(self, width: int, steps: int) -> int:
         """``(width - 1) * stride + 1`` rows."""
         return (width - 1) * self.stride + 1
 

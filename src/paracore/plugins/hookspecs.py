@@ -7,13 +7,16 @@ from typing import Any
 
 import pluggy
 
-__all__ = ["HOOKS", "Factories", "HookSpecs", "hookimpl", "hookspec"]
+__all__ = ["HOOKS", "Citations", "Factories", "HookSpecs", "hookimpl", "hookspec"]
 
 hookspec = pluggy.HookspecMarker("paracore")
 hookimpl = pluggy.HookimplMarker("paracore")
 
 Factories = Mapping[str, Callable[..., Any]]
 """Kebab-case names to classes or functions; their keyword parameters are the options."""
+
+Citations = Mapping[str, str]
+"""Registered names to BibTeX entries (one or more in a string)."""
 
 
 class HookSpecs:
@@ -58,6 +61,10 @@ class HookSpecs:
     @hookspec
     def paracore_evaluators(self) -> Factories:  # type: ignore[empty-body]
         """Evaluators by name: functions of a denoiser and keyword options."""
+
+    @hookspec
+    def paracore_citations(self) -> Citations:  # type: ignore[empty-body]
+        """BibTeX of what the plugin registers, by the registered name; ``paracore cite`` prints it."""
 
 
 HOOKS: dict[str, str] = {

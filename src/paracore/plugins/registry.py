@@ -38,6 +38,7 @@ class Entry:
         plugin: entry-point name of the plugin that registered it.
         distribution: the installed distribution it came with.
         version: that distribution's version.
+        citation: BibTeX entries of its source, empty if the plugin gives none.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class Entry:
     plugin: str
     distribution: str
     version: str
+    citation: str = ""
 
     def make(self, *args: Any, **options: Any) -> Any:
         """Call the factory; wrong options raise :class:`~paracore.errors.ConfigurationError`."""
@@ -216,13 +218,28 @@ def _collect(plugin: str, module: object, distribution: str, version: str) -> li
     try:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        raise PluginError(f"{error}; the hooks are {', '.join(HOOKS.values())}") from error
-    return [
+        hooks = ", ".join([*HOOKS.values(), "paracore_citations"])
+        raise PluginError(f"{error}; the hooks are {hooks}") from error
+    found = [
         entry
         for kind, hook in HOOKS.items()
         for answer in getattr(manager.hook, hook)()
         for entry in _entries(kind, hook, answer, plugin, distribution, version)
     ]
+    return _cited(found, manager.hook.paracore_citations())
+
+
+def _cited(found: list[Entry], answers: Iterable[Any]) -> list[Entry]:
+    """The entries with their BibTeX."""
+    names = {entry.name for entry in found}
+    for answer in answers:
+        if not isinstance(answer, Mapping) or not all(isinstance(text, str) for text in answer.values()):
+            raise PluginError("paracore_citations must return a dict of registered names and BibTeX strings")
+        for name in answer:
+            if name not in names:
+                raise PluginError(f"paracore_citations names {name!r}, which the plugin does not register")
+        found = [attrs.evolve(e, citation=answer[e.name]) if e.name in answer else e for e in found]
+    return found
 
 
 def _entries(kind: str, hook: str, answer: Any, plugin: str, distribution: str, version: str) -> Iterable[Entry]:

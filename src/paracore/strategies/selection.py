@@ -16,8 +16,8 @@ __all__ = ["Selection"]
 class Selection(Strategy):
     """Chooses rows to evaluate, and fills in the outputs of the others. The front is always evaluated."""
 
-    def span(self, width: int) -> int:
-        """P: how many rows the window has for ``width`` evaluations per round and sample."""
+    def span(self, width: int, steps: int) -> int:
+        """P: how many rows the window has for ``width`` evaluations per round and sample, of ``steps`` nodes in all."""
         return width
 
     @abc.abstractmethod

@@ -226,7 +226,7 @@ class BadSelection(Selection):
     chance: float = 0.5
     extra: int = 0
 
-    def span(self, width: int) -> int:
+    def span(self, width: int, steps: int) -> int:
         return width + self.extra
 
     def rows(self, window: Window, state: Any) -> Bools:

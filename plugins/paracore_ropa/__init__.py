@@ -1,0 +1,1 @@
+"""ROPA: adaptive look-ahead, banded Jacobian with damping, curvature correction, residual-driven sparsity."""

@@ -1,0 +1,204 @@
+"""Sparsity by residuals: rows that interpolation covers are not evaluated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+
+from paracore.errors import ConfigurationError
+from paracore.parts.options import integer, number
+from paracore.problem import Problem
+from paracore.strategies import Selection
+from paracore.window import Bools, Floats, Ints, Round, RowNorms, Window, where_rows
+from paracore_ropa.interpolation import between, clock, neighbours
+
+__all__ = ["ResidualSparsity"]
+
+_EVALUATIONS = 8.0
+"""The window for which ``share`` is meant."""
+
+_GROWTH = 2.0
+"""Early errors grow by ``exp(2 tau)``, ``tau = sigma / (alpha + sigma)``: the error target's growth at its calmest."""
+
+
+@attrs.frozen
+class ResidualSparsity(Selection):
+    """Evaluates rows at a spacing that residuals widen and narrow, per sample; the rows between are interpolated.
+
+    Rows with an evaluated output are **knots**. The residual of a knot is how badly its neighbours' outputs predict it,
+    as an error of the sample: ``cost = |f - interpolated| * response * exp(2 tau) / |x|``, with the table's response to
+    an output error. Errors of different rows point different ways and add in quadrature, so a row may cost about
+
+        budget = share * tolerance / sqrt(N) * 8 / window
+
+    (the wider the window, the more of the tolerance is used up by outputs held over larger distances). The spacing
+    narrows by one where the knots' mean cost exceeds ``alpha`` budgets and widens by one where it is below ``beta``
+    budgets: Eq. 13 of the paper, with coupling read as evaluations and the mean residual replaced by what the sample
+    can bear. It begins at 1.
+
+    A round evaluates the front, then, from the front on, what it can afford of: knots whose state has moved since they
+    were evaluated, new knots where the next one lies further away than the spacing, and new ones beyond the last, up to
+    ``reach`` nodes ahead. A knot is kept in place until it is accepted: a stale output blocks the front, and only a new
+    evaluation mends it. Knots that have moved by less than ``settled`` times the largest gap accepted lately are not
+    evaluated again. Rounds are dense until one was saved, and always at tolerance 0.
+
+    The stopping rule does not see interpolation errors: the budget holds them down, in proportion to the tolerance.
+    Trained networks are rough from node to node (on the digits, second differences of outputs are as large as first
+    ones over most of the trajectory), so that the error of a skipped row depends little on the spacing.
+
+    Attributes:
+        widest: largest spacing.
+        reach: nodes ahead of the front that may be evaluated, about a fifth of N; the window spans one row more (or as
+            many as it evaluates). No spacing exceeds ``reach / window``, rounded up: knots further out settle too late.
+        share: share of the tolerance for interpolation errors.
+        alpha: budgets above which the spacing narrows; greater than ``beta``.
+        beta: budgets below which it widens.
+        settled: gap, in units of the largest one accepted lately, below which a knot is not evaluated again.
+        trend: how much of the last slope is kept beyond the last knot (0 holds the output).
+        target: relative error of the sample that is aimed at; 0: the composition's tolerance, right under
+            ``error-target``.
+    """
+
+    widest: int = attrs.field(default=4, validator=integer(1))
+    reach: int = attrs.field(default=10, validator=integer(1))
+    share: float = attrs.field(default=2.0, validator=number(0.0))
+    alpha: float = attrs.field(default=1.5, validator=number(0.0))
+    beta: float = attrs.field(default=0.7, validator=number(0.0))
+    settled: float = attrs.field(default=0.5, validator=number(0.0))
+    trend: float = attrs.field(default=0.5, validator=number(0.0, 1.0))
+    target: float = attrs.field(default=0.0, validator=number(0.0))
+
+    reference = "this library, after ROPA, Section 3.1 and Eq. 13"
+
+    def __attrs_post_init__(self) -> None:
+        if self.alpha <= self.beta:
+            raise ConfigurationError(
+                f"ResidualSparsity: alpha is {self.alpha} and beta {self.beta}; alpha must be greater than beta, or "
+                "the spacing would have to narrow and widen at once (1.5 and 0.7 by default)"
+            )
+
+    def span(self, width: int, steps: int) -> int:
+        """``reach + 1`` rows, or ``width`` if that is more."""
+        return max(width, self.reach + 1) if self.widest > 1 else width
+
+    def start(self, problem: Problem, rows: int) -> dict[str, Any]:
+        """No knots, spacing 1."""
+        scheme, batch = problem.scheme, problem.batch
+        response, _ = scheme.output_reach()
+        tau = 1.0 - np.arange(scheme.steps) / scheme.steps
+        if scheme.levels is not None:
+            alpha, sigma = np.abs(scheme.levels.alpha[:-1]), scheme.levels.sigma[:-1]
+            tau = np.divide(sigma, alpha + sigma, out=np.zeros_like(sigma), where=sigma > 0)
+        return {
+            "weight": response * np.exp(_GROWTH * tau),
+            "front": np.zeros(batch, dtype=np.int64),
+            "spacing": np.ones(batch, dtype=np.int64),
+            "knots": np.zeros((rows, batch), dtype=np.bool_),
+            "gap": np.zeros((rows, batch)),
+            "accepted_gap": np.zeros(batch),
+            "past": torch.zeros_like(problem.x0),
+            "past_time": np.full(batch, np.nan),
+        }
+
+    def rows(self, window: Window, state: Any) -> Bools:
+        """The front, knots that have moved, and new knots."""
+        width = window.width
+        dense = np.broadcast_to(np.arange(window.rows)[:, None] < width, window.nodes.shape)
+        out = np.array(dense)
+        if window.tolerance == 0:
+            return out
+        knots = window.realign(state["knots"], state["front"]) & window.valid
+        gap = window.realign(state["gap"], state["front"], fill=np.inf)
+        moved = gap > self.settled * self._accepted_gap(window.front, state)
+        most = -(-self.reach // width)
+        for b in np.flatnonzero(window.running & (window.front > window.rounds)):
+            last = min(int(window.valid[:, b].sum()) - 1, max(self.reach, width - 1))
+            spacing = min(int(state["spacing"][b]), most)
+            out[:, b] = _place(knots[:, b], moved[:, b], spacing, last, width)
+        return out
+
+    def fill(self, round: Round, rows: Bools, state: Any) -> list[torch.Tensor]:
+        """Linear interpolation in time between knots, a part of the last slope beyond."""
+        left, right = neighbours(_known(round))
+        out, time = list(round.outputs), clock(round.window)
+        for r in range(1, len(out)):
+            if rows[r].any():
+                out[r] = where_rows(rows[r], between(round.outputs, time, r, left, right, self.trend), out[r])
+        return out
+
+    def observe(self, round: Round, state: Any) -> dict[str, Any]:
+        """Where the knots are, how far they have moved, and what skipping rows would have cost."""
+        window = round.window
+        cost = self._costs(round, state)
+        seen = np.isfinite(cost)
+        mean = np.where(seen, cost, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
+        target = self.target or round.tolerance
+        budget = self.share * target / window.scheme.steps**0.5 * _EVALUATIONS / window.width
+        narrow, widen = mean > self.alpha * budget, seen.any(axis=0) & (mean < self.beta * budget)
+        time = clock(window)[0]
+        return {
+            **state,
+            "front": window.front.copy(),
+            "spacing": np.clip(state["spacing"] - narrow + widen, 1, self.widest),
+            "knots": _known(round),
+            "gap": round.gap.copy(),
+            "accepted_gap": self._accepted_gap(window.front, state),
+            "past": round.outputs[0],
+            "past_time": np.where(window.running, time, np.nan),
+        }
+
+    @staticmethod
+    def _accepted_gap(front: Ints, state: Any) -> Floats:
+        """``(B,)`` largest gap of the rows that were accepted last, where any had one."""
+        gap = state["gap"]
+        passed = np.arange(len(gap))[:, None] < (front - state["front"])[None, :]
+        newest = np.where(passed & np.isfinite(gap), gap, 0.0).max(axis=0)
+        return np.asarray(np.where(newest > 0, newest, state["accepted_gap"]))
+
+    def _costs(self, round: Round, state: Any) -> Floats:
+        """``(P, B)`` cost of each knot evaluated now, predicted from its neighbours; NaN where it has none."""
+        window = round.window
+        before = np.isfinite(state["past_time"])
+        known = np.concatenate([before[None], _known(round)])
+        time = clock(window)
+        time = np.concatenate([np.where(before, state["past_time"], time[0])[None], time])
+        left, right = neighbours(known, strict=True)
+        inner = round.evaluated & (left[1:] >= 0) & (right[1:] <= window.rows)
+        rows = np.flatnonzero(inner.any(axis=1)).tolist()
+        error = np.full(window.nodes.shape, np.nan)
+        if rows:
+            outputs, norms = [state["past"], *round.outputs], RowNorms()
+            for r in rows:
+                norms.add(round.outputs[r] - between(outputs, time, r + 1, left, right, 0.0))
+            error[rows] = np.where(inner[rows], norms.result(), np.nan)
+        node = np.minimum(window.nodes, window.scheme.steps - 1)
+        return np.asarray(state["weight"][node] * error / np.maximum(round.size, 1e-30))
+
+
+def _known(round: Round) -> Bools:
+    """``(P, B)`` rows with an output of their own."""
+    known = (round.age >= 0) & round.window.valid
+    known[0] = True
+    return np.asarray(known)
+
+
+def _place(knots: Bools, moved: Bools, spacing: int, last: int, width: int) -> Bools:
+    """``(P,)`` rows of one sample to evaluate: at most ``width``, the front first, none after ``last``."""
+    out = np.zeros(len(knots), dtype=np.bool_)
+    out[0] = True
+    at, left = 0, width - 1
+    while left and at < last:
+        target = min(at + spacing, last)
+        ahead = np.flatnonzero(knots[at + 1 : target + 1])
+        if len(ahead):
+            at += 1 + int(ahead[0])
+            if not moved[at]:
+                continue
+        else:
+            at = target
+        out[at] = True
+        left -= 1
+    return out
