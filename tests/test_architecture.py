@@ -23,7 +23,7 @@ LAYERS = [
     {"composition", "result", "model"},
     {"sampler", "state"},
     {"exchange", "iterate"},
-    {"engine", "sequential"},
+    {"engine", "paced", "sequential"},
     {"parts", "evaluators"},
     {"solve"},
     {"plugins"},

@@ -9,13 +9,10 @@ import numpy as np
 
 from paracore import Problem, Status
 from paracore.errors import ConfigurationError
+from paracore.paced import NORMS, Hit, Move, PacedSampler, Track, Turn, corrected
 from paracore.parts.options import integer, number, one_of
 from paracore.window import Bools, Floats, Ints
-from paracore_chords.norms import NORMS
-from paracore_chords.paced import Paced
-from paracore_chords.starts import checked, published, scaled
-from paracore_chords.tracks import Track, corrected
-from paracore_chords.turn import Hit, Move, Turn
+from paracore_chords.starts import RULES, begins, checked
 
 __all__ = ["Chords"]
 
@@ -23,7 +20,7 @@ DEFAULT_CORES = 8
 
 
 @attrs.frozen
-class Chords(Paced):
+class Chords(PacedSampler):
     """Core k starts at node ``t_k`` and makes one step a round; core 1 is the sequential sampler.
 
     When core ``k - 1`` evaluates the node ``b`` from which core ``k`` was last set right (or started), while core
@@ -33,7 +30,8 @@ class Chords(Paced):
 
     Attributes:
         cores: K; ``None`` is 8, or as many as there are ``starts``.
-        starts: ``t_1 = 0 < t_2 < ... < N``; ``None`` is the published sequence, scaled to N.
+        starts: ``t_1 = 0 < t_2 < ... < N``; ``None`` is the published sequence, scaled to N, or by ``rule``.
+        rule: for counts without a published sequence: ``even`` gaps, or ``greedy``, the rule for three cores.
         stop: ``core-index`` ends at the ``index``-th core to arrive, whatever its error; ``residual`` once a
             complete sample differs from the one before by at most ``tolerance``.
         index: 1 is the fastest core, K core 1; 0 is the coarse shot of the last core, before any core arrived.
@@ -47,6 +45,7 @@ class Chords(Paced):
     index: int = attrs.field(default=1, validator=integer(0))
     tolerance: float = attrs.field(default=4e-4, validator=number(0.0))
     norm: str = attrs.field(default="l2-over-size", validator=one_of(*NORMS))
+    rule: str = attrs.field(default="even", validator=one_of(*RULES))
 
     def __attrs_post_init__(self) -> None:
         if self.tolerance == float("inf"):
@@ -79,7 +78,7 @@ class Chords(Paced):
             ConfigurationError: if a core starts beyond the last step.
         """
         if self.starts is None:
-            return scaled(published(self.window), steps)
+            return begins(self.window, steps, self.rule)
         if self.starts[-1] >= steps:
             raise ConfigurationError(
                 f"Chords: a core starts at node {self.starts[-1]}, but the scheme has {steps} steps: "

@@ -19,6 +19,7 @@ def chords(
     index: int = 1,
     tolerance: float = 4e-4,
     norm: str = "l2-over-size",
+    rule: str = "even",
 ) -> Chords:
     """CHORDS: cores that start ever later from coarse jumps, each set right by the slower one behind it.
 
@@ -35,9 +36,10 @@ def chords(
         index: the core to return, by arrival: 1 is the fastest, 0 the coarse shot before it.
         tolerance: of the residual; 0 gives the sequential answer itself, with either stop.
         norm: of the residual: l2-over-size (the authors'), l1 (mean absolute), rms, max, relative.
+        rule: start times for other core counts: even (equal gaps), or greedy (the paper's for three cores, repeated).
     """
     nodes: Any = starts  # checked and made a tuple there
-    return Chords(cores=cores, starts=nodes, stop=stop, index=index, tolerance=tolerance, norm=norm)
+    return Chords(cores=cores, starts=nodes, stop=stop, index=index, tolerance=tolerance, norm=norm, rule=rule)
 
 
 @paracore.hookimpl

@@ -8,7 +8,7 @@ from typing import Any
 
 from paracore.errors import ConfigurationError
 
-__all__ = ["checked", "published", "scaled"]
+__all__ = ["RULES", "begins", "checked", "even", "greedy", "scaled"]
 
 LENGTH = 50
 """The number of steps that the published sequences are for."""
@@ -19,19 +19,46 @@ SEQUENCES: dict[int, tuple[int, ...]] = {
     8: (0, 2, 4, 8, 16, 24, 32, 40),
 }
 
+RULES = ("even", "greedy")
+"""Rules for core counts without a published sequence."""
 
-def published(cores: int) -> tuple[float, ...]:
-    """Start times of ``cores`` cores as fractions of the trajectory: the published sequences, else the greedy rule.
 
-    The fastest core of the published sequences starts at ``0.48 + 0.04 K``. From there the rule for three cores is
-    applied from the fastest to the slowest: half the next start where ``1 / (1 - t) <= 3``, else ``2 t - 1``.
+def begins(cores: int, steps: int, rule: str) -> tuple[int, ...]:
+    """Start nodes of ``cores`` cores for N steps: a published sequence, scaled, else by the rule.
 
-    References: Han et al. 2025, arXiv:2507.15260, Theorem 2.5 (three cores), Section 4 (the sequences).
+    References: Han et al. 2025, arXiv:2507.15260, Section 4 (the sequences).
     """
     if cores in SEQUENCES:
-        return tuple(t / LENGTH for t in SEQUENCES[cores])
+        return scaled([t / LENGTH for t in SEQUENCES[cores]], steps)
+    return scaled(greedy(cores), steps) if rule == "greedy" else even(cores, steps)
+
+
+def fastest(cores: int) -> float:
+    """Where the fastest core starts: on the line through the published ones, ``0.48 + 0.04 K``, at most 0.9."""
+    return min(0.48 + 0.04 * cores, 0.9) if cores > 1 else 0.0
+
+
+def even(cores: int, steps: int) -> tuple[int, ...]:
+    """Gaps of one whole number of nodes, counted back from the fastest core; the first gap is what is left.
+
+    A core is set right whenever the one behind it has walked their gap. With equal gaps that happens right after that
+    one was set right itself, with others up to a gap too early. Core 1 is always right, so its gap may be another.
+    For three cores these are the start times of the greedy rule.
+    """
+    end = scaled((fastest(cores),), steps)[0]
+    gap = max(1, -(-end // max(1, cores - 1)))
+    return tuple(sorted({0, *range(end, 0, -gap)}))
+
+
+def greedy(cores: int) -> tuple[float, ...]:
+    """The rule for three cores, as fractions, applied from the fastest to the slowest.
+
+    Half the next start where ``1 / (1 - t) <= 3``, else ``2 t - 1``.
+
+    References: Han et al. 2025, arXiv:2507.15260, Theorem 2.5 (three cores).
+    """
     times = [0.0] * (cores > 1)
-    at = min(0.48 + 0.04 * cores, 0.9) if cores > 1 else 0.0
+    at = fastest(cores)
     found = [at]
     while len(found) < cores - len(times):
         at = at / 2 if 1 / (1 - at) <= 3 + 1e-9 else 2 * at - 1

@@ -11,6 +11,7 @@ from paracore_newton.damped import DiagonalFilter, Kalman
 from paracore_newton.deer import deer, elk, quasi_deer, quasi_elk
 from paracore_newton.diagonal import Diagonal
 from paracore_newton.differences import differenced
+from paracore_newton.secant import Secant
 
 __all__ = [
     "paracore_citations",
@@ -30,7 +31,7 @@ def paracore_samplers() -> Mapping[str, Callable[..., Any]]:
 @paracore.hookimpl
 def paracore_jacobians() -> Mapping[str, Callable[..., Any]]:
     """Jacobian approximations."""
-    return {"diagonal": Diagonal, "diagonal-filter": DiagonalFilter}
+    return {"diagonal": Diagonal, "diagonal-filter": DiagonalFilter, "secant": Secant}
 
 
 @paracore.hookimpl

@@ -9,13 +9,10 @@ import numpy as np
 
 from paracore import Problem, Status
 from paracore.errors import ConfigurationError
+from paracore.paced import NORMS, Hit, PacedSampler, Track, Turn, corrected, where_tracks
 from paracore.parts.options import integer, number, one_of
 from paracore.window import Bools, Floats, Ints
 from paracore_parareal.layout import Layout, layout
-from paracore_parareal.norms import NORMS
-from paracore_parareal.paced import Paced
-from paracore_parareal.tracks import Track, corrected, where_tracks
-from paracore_parareal.turn import Hit, Turn
 
 __all__ = ["SRDS"]
 
@@ -23,7 +20,7 @@ FINE, COARSE = 0, 1
 
 
 @attrs.frozen
-class SRDS(Paced):
+class SRDS(PacedSampler):
     """``U_{k+1}^{i+1} = F(U_k^i) + G(U_{k+1}^i) - G(U_k^i)``, each task as soon as its start state exists.
 
     A task ``(i, k)`` sweeps block ``i`` from the ``k``-th iterate of its start state, with the scheme's own steps

@@ -6,7 +6,7 @@
 Importing this package loads no plugin.
 """
 
-from paracore import errors, evaluators, schemes
+from paracore import errors, evaluators, paced, schemes
 from paracore.checkpoint import load_checkpoint, save_checkpoint
 from paracore.compose import compose, sampler
 from paracore.composition import Composition
@@ -64,6 +64,7 @@ __all__ = [
     "evaluators",
     "hookimpl",
     "load_checkpoint",
+    "paced",
     "registry",
     "sampler",
     "save_checkpoint",

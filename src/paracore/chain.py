@@ -7,7 +7,7 @@ import torch
 
 from paracore.errors import StrategyError
 from paracore.guard import finite_rows
-from paracore.window import Bools, Local, Round, RowNorms, per_sample, rms, where_rows
+from paracore.window import Bools, Local, Round, RowNorms, per_sample, rms, some_rows, where_rows
 
 __all__ = ["Swept", "exact_rows", "sweep_chain", "sweep_damped"]
 
@@ -124,8 +124,9 @@ def sweep_damped(round: Round, local: Local | None, rhs: torch.Tensor | None) ->
 def exact_rows(round: Round) -> Bools:
     """``(P, B)`` rows whose output was evaluated this round at the chain's very state, and all rows before them."""
     zero = round.evaluated & (round.gap == 0.0)
+    some = some_rows(zero)
     for r in range(1, round.window.rows):
-        if not zero[r].any():
+        if not some[r]:
             break
         if round.chain[r] is not round.anchors[r]:  # a norm may underflow where the states differ
             same = (round.chain[r] == round.anchors[r]).flatten(1).all(dim=1).cpu().numpy()

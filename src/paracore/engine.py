@@ -19,12 +19,14 @@ from paracore.problem import Problem
 from paracore.request import Outputs, Request
 from paracore.result import Result, RoundTrace
 from paracore.sampler import Sampler
-from paracore.slide import pick, slide_past
-from paracore.state import EngineState, Pending
+from paracore.slide import pick, pick_numbers, slide_past
+from paracore.state import RUNNING, EngineState, Pending
 from paracore.status import Status
 from paracore.window import Bools, Ints, Local, Round, Window, where_rows
 
 __all__ = ["Engine", "EngineState"]
+
+NONFINITE_STATE = int(Status.NONFINITE_STATE)
 
 
 class Engine(Sampler):
@@ -81,6 +83,7 @@ class Engine(Sampler):
             states=[x0] * (rows + 1),
             outputs=[zero] * rows,
             anchors=[x0] * rows,
+            forecast=None,
             age=np.full((rows, batch), -1, dtype=np.int64),
             reach=np.full((rows, batch), np.nan),
             mask=np.zeros((rows, batch), dtype=np.bool_),
@@ -94,8 +97,9 @@ class Engine(Sampler):
         )
         entering = np.ones((rows + 1, batch), dtype=np.bool_)
         entering[0] = False
-        states = self._enter(state, entering, None)
-        return self._choose(state.but(states=states))
+        view = self._window(state)
+        states = self._enter(state, view, entering, None)
+        return self._choose(state.but(states=states), view.moved(states))
 
     def request(self, state: EngineState) -> Request | None:
         """The selected rows of all running samples, row by row; ``None`` when all have ended."""
@@ -105,8 +109,9 @@ class Engine(Sampler):
             return gather(state.problem, pending.round.window.nodes, mask, pending.round.anchors, pending.tangents)
         if not state.running.any():
             return None
-        # Freed here, not when the front moves: an advance that is interrupted leaves a state that can go on.
-        state.tape.free(int(state.at[state.running].min()))
+        if state.problem.scheme.stochastic:
+            # Freed here, not when the front moves: an advance that is interrupted leaves a state that can go on.
+            state.tape.free(int(state.at[state.running].min()))
         nodes = state.at[None, :] + np.arange(len(state.mask))[:, None]
         return gather(state.problem, nodes, state.mask, state.states, state.tangents)
 
@@ -123,18 +128,19 @@ class Engine(Sampler):
         if state.krylov is not None:
             return self._advance_krylov(state, state.krylov, outputs)
         mask = state.mask
-        check_outputs(outputs.values, int(mask.sum()), state.problem.x0)
+        asked = int(np.count_nonzero(mask))
+        check_outputs(outputs.values, asked, state.problem.x0)
         if state.tangents is not None:
-            check_products(outputs.jvps, int(mask.sum()), state.problem.x0)
+            check_products(outputs.jvps, asked, state.problem.x0)
         state = state.but(
             parts=dict(state.parts),
             rounds=state.rounds + state.running,
             evaluations=state.evaluations + mask.sum(axis=0),
             calls=state.calls + outputs.calls,
-            largest=max(state.largest, int(mask.sum())),
+            largest=max(state.largest, asked),
             total_rounds=state.total_rounds + 1,
         )
-        state, round = receive(self.composition, state, outputs, self._window(state, state.running))
+        state, round = receive(self.composition, state, outputs, self._window(state))
         if not state.running.any():
             return state
         local, used, sound = self._move(state, round)
@@ -163,8 +169,9 @@ class Engine(Sampler):
         """How many rows each sample accepts: the exact chain, and beyond it what the rule says."""
         window, composition = round.window, self.composition
         failing = window.running & ~sound[0]
-        status = np.where(failing, int(Status.NONFINITE_STATE), state.status)
-        running = status == Status.RUNNING
+        if failing.any():
+            state = state.but(status=np.where(failing, NONFINITE_STATE, state.status))
+        running = state.running
         exact = exact_rows(round)
         good = exact
         if composition.tolerance > 0:
@@ -180,7 +187,7 @@ class Engine(Sampler):
         if state.problem.lockstep and running.any():
             accepted = np.where(running, accepted[running].min(), accepted)
         accepted = np.where(running, accepted, 0)
-        return state.but(status=status), accepted.astype(np.int64), exact
+        return state, accepted.astype(np.int64), exact
 
     # -- Krylov requests ----------------------------------------------------------------------------------------
 
@@ -219,7 +226,7 @@ class Engine(Sampler):
     ) -> EngineState:
         """Book what was accepted, let the parts learn, move the window."""
         window, steps = round.window, state.problem.scheme.steps
-        running = state.status == Status.RUNNING
+        running = state.running
         inside = np.arange(window.rows)[:, None] < accepted[None, :]
         front = np.where(running, state.front + accepted, state.front)
         inexact = state.inexact | (inside & ~exact).any(axis=0)
@@ -228,9 +235,11 @@ class Engine(Sampler):
         trace = None if state.trace is None else (*state.trace, self._record(state, round, accepted))
         parts = self._learn(state, round, accepted)
         done = running & (front >= steps)
-        outcome = np.where(inexact, int(self.composition.stopping.outcome), int(Status.EXACT))
-        status = np.where(done, outcome, state.status)
-        ended = (status != Status.RUNNING) & (window.running | running)
+        status = state.status
+        if done.any():
+            outcome = np.where(inexact, int(self.composition.stopping.outcome), int(Status.EXACT))
+            status = np.where(done, outcome, status)
+        ended = (status != RUNNING) & (window.running | running)
         final = state.final
         if ended.any():
             final = where_rows(ended, pick(round.chain, np.where(running, accepted, 0)[None, :])[0], final)
@@ -240,7 +249,6 @@ class Engine(Sampler):
         if state.preview:
             shown = _data_prediction(round, accepted, used)
             newest = shown if newest is None or shown is None else where_rows(accepted > 0, shown, newest)
-        running = status == Status.RUNNING
         state = state.but(
             front=front,
             status=status,
@@ -252,29 +260,34 @@ class Engine(Sampler):
             parts=parts,
             newest=newest,
         )
+        running = state.running
         if not running.any():
-            return state.but(states=[final], outputs=[], anchors=[], mask=state.mask[:0])
+            return state.but(states=[final], outputs=[], anchors=[], forecast=None, mask=state.mask[:0])
         shift = np.where(running, accepted, accepted[np.argmax(running)])
-        rows = self._span(steps, int((state.at + shift)[running].min()))
+        at = np.where(running, state.at + shift, (state.at + shift)[np.argmax(running)])
+        rows = self._span(steps, int(at.min()))
         target = np.arange(rows + 1)[:, None] + shift[None, :]
         inner = np.minimum(target[:-1], window.rows - 1)
         fresh = target[:-1] >= window.rows
         memory = state.problem.scheme.memory
         is_chain = following is round.chain
         state = state.but(
-            at=np.where(running, state.at + shift, (state.at + shift)[np.argmax(running)]),
+            at=at,
             states=pick(following, np.minimum(target, window.rows), fixed=round.chain, until=shift),
             outputs=pick(round.outputs, inner),
             anchors=pick(round.anchors, inner),
-            age=np.where(fresh, -1, np.take_along_axis(round.age, inner, axis=0)),
-            reach=np.where(fresh | (not is_chain), np.nan, np.take_along_axis(round.gap, inner, axis=0)),
+            forecast=pick(used, inner) if is_chain and not self.composition.jacobian.null else None,
+            age=np.where(fresh, -1, pick_numbers(round.age, inner)),
+            reach=np.where(fresh, np.nan, pick_numbers(round.gap, inner)) if is_chain else np.full(fresh.shape, np.nan),
             past_x=slide_past(state.past_x, round.chain, shift, memory),
             past_f=slide_past(state.past_f, used, shift, memory),
         )
         entering = (target > window.rows) & running[None, :]
+        view = self._window(state)
         if entering.any():
-            state = state.but(states=self._enter(state, entering, round))
-        return self._choose(state)
+            state = state.but(states=self._enter(state, view, entering, round))
+            view = view.moved(state.states)
+        return self._choose(state, view)
 
     def _learn(self, state: EngineState, round: Round, accepted: Ints) -> dict[str, Any]:
         """Every part's state after the round."""
@@ -291,23 +304,22 @@ class Engine(Sampler):
                     parts[kind] = part.observe(round, parts[kind])
         return parts
 
-    def _enter(self, state: EngineState, entering: Bools, last: Round | None) -> list[torch.Tensor]:
+    def _enter(self, state: EngineState, window: Window, entering: Bools, last: Round | None) -> list[torch.Tensor]:
         """The states with guesses in the entering rows; a guess that is not finite becomes a copy."""
         part = self.composition.initializer
-        window = self._window(state, state.running)
         known = list(state.states)
         with calling("initializer", part, known, window, last):
             guesses = part.enter(window, entering.copy(), last, state.parts["initializer"])
         rows = rows_from("initializer", part, guesses, len(known), known[0])
-        changed = [r for r in range(len(known)) if entering[r].any()]
+        changed = np.flatnonzero(entering.any(axis=1)).tolist()
         finite = finite_rows([rows[r] for r in changed])
         for i, r in enumerate(changed):
             known[r] = where_rows(entering[r] & finite[i], rows[r], known[r])
         return known
 
-    def _choose(self, state: EngineState) -> EngineState:
+    def _choose(self, state: EngineState, window: Window) -> EngineState:
         """Decide which rows the next request evaluates, and with which tangents."""
-        composition, window = self.composition, self._window(state, state.running)
+        composition = self.composition
         part = composition.selection
         with calling("selection", part, window):
             chosen = part.rows(window, state.parts["selection"])
@@ -409,19 +421,19 @@ class Engine(Sampler):
     def _span(self, steps: int, front: int) -> int:
         return max(1, min(self.composition.selection.span(self.composition.window, steps), steps - front))
 
-    def _window(self, state: EngineState, running: Bools) -> Window:
+    def _window(self, state: EngineState) -> Window:
         scheme = state.problem.scheme
         return Window(
             scheme,
             state.tape,
             state.at,
             state.rounds,
-            running,
+            state.running,
             self.composition.window,
             state.states,
             state.past_x,
             state.past_f,
-            scheme.form_gain(self.composition.output_form),
+            scheme.gain(self.composition.output_form),
             self.composition.tolerance,
         )
 

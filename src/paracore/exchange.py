@@ -9,14 +9,16 @@ import torch
 
 from paracore.composition import Composition
 from paracore.errors import DenoiserError
-from paracore.guard import calling, finite_rows, rows_from
+from paracore.guard import calling, finite_rows, finite_samples, rows_from
 from paracore.problem import Problem
 from paracore.request import Outputs, Request
 from paracore.state import EngineState
 from paracore.status import Status
-from paracore.window import Bools, Ints, Round, RowNorms, Window, per_sample, rms, to_numpy, where_rows
+from paracore.window import Bools, Ints, Round, RowNorms, Window, per_sample, rms, some_rows, to_numpy, where_rows
 
 __all__ = ["check_outputs", "check_products", "gather", "receive"]
+
+NONFINITE_OUTPUT = int(Status.NONFINITE_OUTPUT)
 
 
 def receive(
@@ -24,11 +26,15 @@ def receive(
 ) -> tuple[EngineState, Round]:
     """Scatter the outputs into rows; samples with a non-finite output at their front end here."""
     mask, values = state.mask, outputs.values
-    peaks = torch.linalg.vector_norm(values.reshape(len(values), -1), ord=float("inf"), dim=1)
-    finite = np.zeros_like(mask)
-    finite[mask] = torch.isfinite(peaks).cpu().numpy()
-    status = np.where(state.running & mask[0] & ~finite[0], int(Status.NONFINITE_OUTPUT), state.status)
-    window.running = status == Status.RUNNING
+    evaluated = np.zeros_like(mask)
+    evaluated[mask] = finite_samples(values)
+    known = evaluated & (state.age >= 0)
+    lost = window.running & mask[0] & ~evaluated[0]
+    if lost.any():
+        state = state.but(
+            status=np.where(lost, NONFINITE_OUTPUT, state.status), final=where_rows(lost, state.states[0], state.final)
+        )
+        window.running = state.running
     new_outputs, anchors = list(state.outputs), list(state.anchors)
     rows, taken = len(mask), 0
     asked_jvps = outputs.jvps is not None and state.tangents is not None
@@ -36,34 +42,32 @@ def receive(
     output_change = np.full(mask.shape, np.nan)
     changes, changed = RowNorms(), list[int]()
     u, _, moving = window.gain_rows
+    counts, usable, again = mask.sum(axis=1).tolist(), some_rows(evaluated), some_rows(known)
     for r in range(rows):
-        count = int(mask[r].sum())
+        count = counts[r]
         block, taken = values[taken : taken + count], taken + count
-        good = mask[r] & finite[r]
-        if not good.any():
+        if not usable[r]:
             new_outputs[r], anchors[r] = compact(new_outputs[r]), compact(anchors[r])
             continue
-        new = scatter(block, mask[r], good, state.outputs[r])
+        new = scatter(block, mask[r], evaluated[r], state.outputs[r])
         if jvps is not None and outputs.jvps is not None:
             products = torch.nan_to_num(outputs.jvps[taken - count : taken])
-            jvps[r] = scatter(products, mask[r], good, jvps[r])
-        if composition.stopping.reads_changes and (good & (state.age[r] >= 0)).any():
-            move = new - state.outputs[r]
-            if moving[r]:
+            jvps[r] = scatter(products, mask[r], evaluated[r], jvps[r])
+        if composition.stopping.reads_changes and again[r]:
+            move = new - (state.outputs[r] if state.forecast is None else state.forecast[r])
+            if state.forecast is None and moving[r]:
                 move = move - (state.states[r] - state.anchors[r]) * per_sample(u[r], move)
             changes.add(move)
             changed.append(r)
         new_outputs[r] = new
-        anchors[r] = where_rows(good, state.states[r], state.anchors[r])
+        anchors[r] = where_rows(evaluated[r], state.states[r], state.anchors[r])
     if changed:
-        known = mask & finite & (state.age >= 0)
         output_change[changed] = np.where(known[changed], changes.result(), np.nan)
-    evaluated = mask & finite
     age = np.where(evaluated, 0, np.where(state.age >= 0, state.age + 1, -1))
-    age = np.where(mask & ~finite, -1, age)
-    anchor_change = np.where(evaluated & (state.age >= 0), state.reach, np.nan)
+    age = np.where(mask & ~evaluated, -1, age)
+    anchor_change = np.where(known, state.reach, np.nan)
     if composition.stopping.reads_changes:
-        unknown = evaluated & (state.age >= 0) & np.isnan(anchor_change)
+        unknown = known & np.isnan(anchor_change)
         for r in np.flatnonzero(unknown.any(axis=1)).tolist():
             moved = to_numpy([rms(state.states[r] - state.anchors[r])])[0]
             anchor_change[r] = np.where(unknown[r], moved, anchor_change[r])
@@ -83,8 +87,7 @@ def receive(
         jvps=jvps,
     )
     fill(composition, state, round)
-    final = where_rows((status != state.status), state.states[0], state.final)
-    return state.but(status=status, final=final, outputs=round.outputs, anchors=round.anchors, age=age), round
+    return state.but(outputs=round.outputs, anchors=round.anchors, age=age), round
 
 
 def fill(composition: Composition, state: EngineState, round: Round) -> None:
@@ -110,12 +113,13 @@ def gather(
 ) -> Request:
     """The rows that a mask selects, row by row, as one request."""
     states, directions = [], []
+    asked, partly = some_rows(mask), some_rows(~mask)
     for r in range(len(mask)):
-        if mask[r].all():
+        if not partly[r]:
             states.append(rows[r])
             if tangents is not None:
                 directions.append(tangents[r])
-        elif mask[r].any():
+        elif asked[r]:
             index = torch.from_numpy(np.flatnonzero(mask[r])).to(rows[r].device)
             states.append(rows[r][index])
             if tangents is not None:
@@ -123,7 +127,7 @@ def gather(
     picked = nodes[mask]
     return Request(
         nodes=torch.from_numpy(picked),
-        samples=torch.from_numpy(np.broadcast_to(np.arange(mask.shape[1]), mask.shape)[mask]),
+        samples=torch.from_numpy(np.nonzero(mask)[1]),
         states=states[0] if len(states) == 1 else torch.cat(states),
         times=torch.from_numpy(problem.scheme.time[picked]),
         tangents=torch.cat(directions) if directions else None,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import operator
+from collections.abc import Sequence
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -11,37 +12,52 @@ import torch
 
 from paracore.errors import StrategyError
 from paracore.strategies import Strategy
-from paracore.window import Bools, Floats, Round, Window
+from paracore.window import Bools, Floats, Round, Window, is_small
 
-__all__ = ["calling", "finite_rows", "mask_from", "numbers_from", "rows_from"]
+__all__ = ["calling", "finite_rows", "finite_samples", "mask_from", "numbers_from", "rows_from"]
 
 
 View = Window | Round | Sequence[torch.Tensor]
 
 
-@contextmanager
-def calling(kind: str, part: Strategy, *views: View | None) -> Iterator[None]:
+class calling:  # noqa: N801 - a context manager
     """Name the part in whatever it raises, and notice if it writes into what it was shown.
 
     Raises:
         StrategyError: if a tensor, a list of tensors or an array of the views was changed.
     """
-    shown, before = _freeze(views)
-    try:
-        with np.errstate(over="ignore", invalid="ignore"):  # wild iterates overflow, and are contained
-            yield
-    except Exception as error:
-        error.add_note(f"raised by the {kind} {part!r}")
-        if "read-only" in str(error):
-            raise StrategyError(f"{kind} {part!r} wrote into the engine's arrays: {error}") from error
-        raise
-    after, now = _freeze(views)
-    if now != before or len(after) != len(shown) or any(a is not b for a, b in zip(after, shown, strict=True)):
-        raise StrategyError(f"{kind} {part!r} wrote into the engine's tensors; strategies must return new ones")
+
+    def __init__(self, kind: str, part: Strategy, *views: View | None) -> None:
+        self._kind, self._part = kind, part
+        self._views = views
+        self._quiet = np.errstate(over="ignore", invalid="ignore")  # wild iterates overflow, and are contained
+
+    def __enter__(self) -> None:
+        self._tensors, self._arrays = _shown(self._views)
+        for array in self._arrays:
+            array.flags.writeable = False
+        self._versions = _versions(self._tensors)
+        self._quiet.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._quiet.__exit__(kind, error, trace)
+        if error is None:
+            tensors, arrays = _shown(self._views)
+            same = _identical(tensors, self._tensors) and _identical(arrays, self._arrays)
+            if not same or _versions(tensors) != self._versions:
+                who = f"{self._kind} {self._part!r}"
+                raise StrategyError(f"{who} wrote into the engine's tensors; strategies must return new ones")
+        elif isinstance(error, Exception):
+            who = f"{self._kind} {self._part!r}"
+            error.add_note(f"raised by the {who}")
+            if "read-only" in str(error):
+                raise StrategyError(f"{who} wrote into the engine's arrays: {error}") from error
 
 
-def _freeze(views: Sequence[View | None]) -> tuple[list[Any], list[int]]:
-    """All tensors and arrays of some views, and the tensors' version counters; the arrays become read-only."""
+def _shown(views: Sequence[View | None]) -> tuple[list[torch.Tensor], list[np.ndarray[Any, Any]]]:
+    """All tensors and arrays of some views."""
     tensors: list[torch.Tensor] = []
     arrays: list[np.ndarray[Any, Any]] = []
     for view in views:
@@ -49,22 +65,28 @@ def _freeze(views: Sequence[View | None]) -> tuple[list[Any], list[int]]:
             tensors += view.outputs
             tensors += view.anchors
             tensors += view.chain
-            arrays += [view.evaluated, view.age, view.gap, view.size, view.damping]
-            arrays += [view.anchor_change, view.output_change, view.spare]
+            arrays += (view.evaluated, view.age, view.gap, view.size, view.damping)
+            arrays += (view.anchor_change, view.output_change, view.spare)
         window = view.window if isinstance(view, Round) else view
         if isinstance(window, Window):
             tensors += window.state_rows
             tensors += window.past_x
             tensors += window.past_f
-            arrays += [window.front, window.rounds, window.running, window.nodes, window.valid]
+            arrays += (window.front, window.rounds, window.running, window.nodes, window.valid)
         elif window is not None:
-            tensors += list(window)
-    for array in arrays:
-        array.flags.writeable = False
-    shown = [id(array) for array in arrays]
-    if tensors and tensors[0].is_inference():  # keeps no versions
-        return tensors, shown
-    return tensors, [*(t._version for t in tensors), *shown]
+            tensors += window
+    return tensors, arrays
+
+
+def _versions(tensors: Sequence[torch.Tensor]) -> list[int]:
+    """The tensors' version counters; none under inference mode, which keeps no versions."""
+    if tensors and tensors[0].is_inference():
+        return []
+    return [tensor._version for tensor in tensors]
+
+
+def _identical(left: Sequence[object], right: Sequence[object]) -> bool:
+    return len(left) == len(right) and all(map(operator.is_, left, right))
 
 
 def mask_from(kind: str, part: Strategy, value: Any, shape: tuple[int, ...]) -> Bools:
@@ -119,13 +141,14 @@ def rows_from(kind: str, part: Strategy, value: Any, count: int, like: torch.Ten
         raise StrategyError(f"{kind} {part!r} returned {type(value).__name__}; {count} rows are needed") from None
     if len(rows) != count:
         raise StrategyError(f"{kind} {part!r} returned {len(rows)} rows; {count} are needed")
+    shape, dtype, device = like.shape, like.dtype, like.device
     for r, row in enumerate(rows):
         if not isinstance(row, torch.Tensor):
             raise StrategyError(f"{kind} {part!r} returned {type(row).__name__} at row {r}; a tensor is needed")
-        if row.shape != like.shape or row.dtype != like.dtype or row.device != like.device:
+        if row.shape != shape or row.dtype != dtype or row.device != device:
             raise StrategyError(
                 f"{kind} {part!r} returned {tuple(row.shape)} {row.dtype} on {row.device} at row {r}; "
-                f"{tuple(like.shape)} {like.dtype} on {like.device} is needed"
+                f"{tuple(shape)} {dtype} on {device} is needed"
             )
     return rows
 
@@ -134,5 +157,19 @@ def finite_rows(rows: Sequence[torch.Tensor]) -> Bools:
     """``(len(rows), B)``: which samples of each row are finite. One read of each row."""
     if not rows:
         return np.zeros((0, 0), dtype=np.bool_)
-    peaks = [torch.linalg.vector_norm(row.reshape(len(row), -1), ord=float("inf"), dim=1) for row in rows]
-    return np.asarray(torch.isfinite(torch.stack(peaks)).cpu().numpy(), dtype=np.bool_)
+    if is_small(rows[0]):
+        peaks = _peak(torch.stack(list(rows)).flatten(2))
+    else:
+        peaks = torch.stack([_peak(row.reshape(row.shape[0], -1)) for row in rows])
+    return np.asarray(np.isfinite(peaks.to("cpu", torch.float64).numpy()))
+
+
+def finite_samples(values: torch.Tensor) -> Bools:
+    """``(B,)``: which samples of ``(B, *event)`` are finite."""
+    peaks = _peak(values.reshape(values.shape[0], -1))
+    return np.asarray(np.isfinite(peaks.to("cpu", torch.float64).numpy()))
+
+
+def _peak(flat: torch.Tensor) -> torch.Tensor:
+    norm: torch.Tensor = torch.linalg.vector_norm(flat, ord=float("inf"), dim=-1)
+    return norm

@@ -55,6 +55,7 @@ class Problem:
             )
         if isinstance(self.generator, Sequence) and len(self.generator) != len(x0):
             raise ProblemError(f"{len(self.generator)} generators for {len(x0)} samples; pass one, or one per sample")
+        self.scheme.prepare(x0.dtype)
 
     @property
     def batch(self) -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from paracore.window import Ints, where_rows
 
-__all__ = ["pick", "slide_past"]
+__all__ = ["pick", "pick_numbers", "slide_past"]
 
 
 def pick(
@@ -33,14 +35,21 @@ def pick(
             fixed[r] if r <= low else row if r > high else where_rows(until >= r, fixed[r], row)
             for r, row in enumerate(rows)
         ]
-    if (index == index[:, :1]).all():
-        return [rows[int(i)] for i in index[:, 0]]
+    if index.shape[1] == 1 or (index == index[:, :1]).all():
+        return [rows[i] for i in index[:, 0].tolist()]
     low, high = int(index.min()), int(index.max())
     stacked = torch.stack(list(rows[low : high + 1])).flatten(0, 1)
     batch = index.shape[1]
     flat = (index - low) * batch + np.arange(batch)[None, :]
     moved = stacked[torch.from_numpy(flat.reshape(-1)).to(stacked.device)]
     return list(moved.reshape(len(index), batch, *rows[0].shape[1:]).unbind())
+
+
+def pick_numbers(values: npt.NDArray[Any], index: Ints) -> npt.NDArray[Any]:
+    """``out[r, b] = values[index[r, b], b]``."""
+    if index.shape[1] == 1:
+        return values[index[:, 0]]
+    return np.take_along_axis(values, index, axis=0)
 
 
 def slide_past(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -14,7 +15,10 @@ from paracore.status import Status
 from paracore.strategies import Krylov
 from paracore.window import Bools, Floats, Ints, Local, Round
 
-__all__ = ["EngineState", "Pending"]
+__all__ = ["RUNNING", "EngineState", "Pending"]
+
+RUNNING = int(Status.RUNNING)
+"""A plain number: an enumeration's members are slow to reach."""
 
 
 @attrs.frozen(eq=False, kw_only=True, slots=False)
@@ -36,6 +40,8 @@ class EngineState:
     states: list[torch.Tensor]
     outputs: list[torch.Tensor]
     anchors: list[torch.Tensor]
+    forecast: list[torch.Tensor] | None
+    """P outputs that a Jacobian part expects at the rows' states; ``None``: the held ones."""
     age: Ints
     reach: Floats
     """``(P, B)`` root-mean-square distance of each row's state from its anchor; NaN: not known."""
@@ -58,12 +64,14 @@ class EngineState:
         """A copy with some fields changed; ``attrs.evolve`` costs more than a small network's whole round may."""
         new = object.__new__(EngineState)
         new.__dict__.update(self.__dict__, **changes)
+        if "status" in changes:
+            new.__dict__.pop("running", None)
         return new
 
-    @property
+    @cached_property
     def running(self) -> Bools:
         """``(B,)`` samples not finished."""
-        return np.asarray(self.status == Status.RUNNING, dtype=np.bool_)
+        return np.asarray(self.status == RUNNING, dtype=np.bool_)
 
 
 @attrs.define(eq=False)

@@ -29,7 +29,7 @@ SMALL_EVENT = 2**14
 
 def rms(x: torch.Tensor) -> torch.Tensor:
     """Root mean square of each sample: ``(B, *event) -> (B,)``, on the device, at least float32."""
-    flat = x.reshape(len(x), -1)
+    flat = x.reshape(x.shape[0], -1)
     norm: torch.Tensor = torch.linalg.vector_norm(flat, dim=1, dtype=compute_dtype(x.dtype))
     return norm.div_(flat.shape[1] ** 0.5)
 
@@ -42,15 +42,21 @@ class RowNorms:
 
     def add(self, row: torch.Tensor) -> None:
         """Take in a row ``(B, *event)``."""
-        self._rows.append(row.reshape(len(row), -1) if row[0].numel() <= SMALL_EVENT else rms(row))
+        self._rows.append(row if is_small(row) else rms(row))
 
     def result(self) -> Floats:
         """``(rows, B)`` float64."""
         stacked = torch.stack(self._rows)
-        if stacked.ndim == 3:
-            norms = torch.linalg.vector_norm(stacked, dim=2, dtype=compute_dtype(stacked.dtype))
-            return np.asarray(norms.to("cpu", torch.float64).numpy() / stacked.shape[2] ** 0.5)
+        if stacked.ndim > 2:
+            flat = stacked.flatten(2)
+            norms = torch.linalg.vector_norm(flat, dim=2, dtype=compute_dtype(flat.dtype))
+            return np.asarray(norms.to("cpu", torch.float64).numpy() / flat.shape[2] ** 0.5)
         return np.asarray(stacked.to("cpu", torch.float64).numpy())
+
+
+def is_small(row: torch.Tensor) -> bool:
+    """Whether events ``(B, *event)`` are at most :data:`SMALL_EVENT` numbers each."""
+    return row.numel() <= SMALL_EVENT * row.shape[0]
 
 
 def to_numpy(rows: Sequence[torch.Tensor]) -> Floats:
@@ -80,6 +86,13 @@ def where_rows(mask: Bools, new: torch.Tensor, old: torch.Tensor) -> torch.Tenso
         return old
     shaped = torch.tensor(mask, device=new.device)
     return torch.where(shaped.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
+
+
+def some_rows(mask: Bools) -> list[bool]:
+    """Rows of ``(P, B)`` with any true sample, read at once: one row after another costs as much as the sums."""
+    some: Any = mask.any(axis=1)
+    rows: list[bool] = some.tolist()
+    return rows
 
 
 def small_solve(matrices: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
@@ -172,6 +185,21 @@ class Window:
         return u, self.gain[1][node], np.asarray(u.any(axis=1), dtype=np.bool_)
 
     @cached_property
+    def own_form(self) -> list[bool]:
+        """Rows at which the network's output is the output in the composition's form, for all samples."""
+        _, v, moving = self.gain_rows
+        own: list[bool] = (~moving & (v == 1).all(axis=1)).tolist()
+        return own
+
+    def moved(self, state_rows: Sequence[torch.Tensor]) -> Window:
+        """The same rows with other states."""
+        new = object.__new__(Window)
+        new.__dict__.update(self.__dict__)
+        new.__dict__.pop("states", None)
+        new.state_rows, new.past_x, new.past_f = list(state_rows), list(self.past_x), list(self.past_f)
+        return new
+
+    @cached_property
     def states(self) -> torch.Tensor:
         """``(P + 1, B, *event)``, stacked on first use."""
         return torch.stack(self.state_rows)
@@ -202,6 +230,8 @@ class Window:
     def history(self, row: int, rows: Sequence[torch.Tensor], past: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """``[row, row - 1, ...]`` newest first, as far back as the scheme reads, going on into ``past``."""
         depth = self.scheme.memory + 1
+        if depth == 1:
+            return [rows[row]]
         own = [rows[i] for i in range(row, max(row - depth, -1), -1)]
         return own + list(past[: depth - len(own)])
 
@@ -213,9 +243,10 @@ class Window:
             predicted: ``(B, *event)`` output in the composition's form.
             outputs: network outputs of the rows before ``row`` that a multistep table reads; the output is appended.
         """
-        u, v = self.gain
-        node = np.minimum(self.nodes[row], self.scheme.steps - 1)
-        newest = _network_form(u[node], v[node], self.state_rows[row], predicted)
+        newest = predicted
+        if not self.own_form[row]:
+            u, v, _ = self.gain_rows
+            newest = _network_form(u[row], v[row], self.state_rows[row], predicted)
         known = [newest, *reversed(outputs), *self.past_f][: self.scheme.memory + 1]
         self.state_rows[row + 1] = self.step(row, self.history(row, self.state_rows, self.past_x), known)
         outputs.append(newest)
@@ -239,6 +270,8 @@ class Round:
         damping: factors in use.
         tangents, jvps: P rows each, or ``None``.
         spare: ``(B,)`` rounds that each sample has saved so far and may spend.
+        memo: a part may keep here what it worked out from this round and needs once more in it. Use a key of your own
+            (the part itself, say); nothing else reads it, and it ends with the round.
     """
 
     def __init__(
@@ -269,6 +302,7 @@ class Round:
         self.gap: Floats = np.zeros(age.shape)
         self.size: Floats = np.zeros(age.shape)
         self.damping: Floats = np.zeros(age.shape)
+        self.memo: dict[Any, Any] = {}
         self._weights = weights
         self._adapted: tuple[Any] | None = None
 
@@ -338,9 +372,10 @@ class Round:
 
     def form_output(self, row: int) -> torch.Tensor:
         """A row's output in the composition's form."""
-        u, v = self.window.gain
-        node = np.minimum(self.window.nodes[row], self.window.scheme.steps - 1)
-        return _network_form(-u[node] / v[node], 1.0 / v[node], self.anchors[row], self.outputs[row])
+        if self.window.own_form[row]:
+            return self.outputs[row]
+        u, v = (table[row] for table in self.window.gain_rows[:2])
+        return _network_form(-u / v, 1.0 / v, self.anchors[row], self.outputs[row])
 
     def combine(self, weights: RowWeights) -> torch.Tensor:
         """``(P, B, *event)`` residuals ``X_next - W_x X - W_f F - W_c c`` for given weights."""

@@ -13,7 +13,7 @@ from paracore.errors import ConfigurationError
 from paracore.status import Status
 from paracore.testing.problems import Counting, make_case, random_case
 from paracore_chords import Chords
-from paracore_chords.starts import published, scaled
+from paracore_chords.starts import RULES, begins, even, greedy, scaled
 from reference.chords import chords as transcribed
 from reference.srds import norms
 
@@ -98,29 +98,62 @@ def test_no_evaluation_beside_one_per_core_and_round():
 
 def test_the_start_times():
     for cores, expected in {4: (0, 8, 16, 32), 6: (0, 3, 6, 12, 24, 36), 8: (0, 2, 4, 8, 16, 24, 32, 40)}.items():
-        assert scaled(published(cores), 50) == expected
-    assert scaled(published(8), 100) == (0, 4, 8, 16, 32, 48, 64, 80)
-    assert scaled(published(1), 50) == (0,)
-    assert scaled(published(2), 50) == (0, 28)
-    assert scaled(published(3), 50) == (0, 15, 30)
-    assert scaled(published(5), 50) == (0, 4, 9, 18, 34)
-    for cores in range(1, 40):
-        times = published(cores)
-        assert len(times) == cores
-        assert times[0] == 0
-        assert all(a < b for a, b in itertools.pairwise(times))
-        for steps in (1, 2, 7, 50):
-            nodes = scaled(times, steps)
-            assert nodes[0] == 0
-            assert nodes[-1] < steps
-            assert len(set(nodes)) == len(nodes) <= cores
+        for rule in RULES:
+            assert begins(cores, 50, rule) == Chords(cores=cores, rule=rule).begins(50) == expected
+    assert begins(8, 100, "even") == (0, 4, 8, 16, 32, 48, 64, 80)
+    assert begins(1, 50, "even") == begins(1, 50, "greedy") == (0,)
+    assert begins(2, 50, "even") == begins(2, 50, "greedy") == (0, 28)
+    assert begins(3, 50, "even") == begins(3, 50, "greedy") == (0, 15, 30)
+    assert Chords(cores=5).begins(50) == begins(5, 50, "even") == (0, 7, 16, 25, 34)
+    assert Chords(cores=5, rule="greedy").begins(50) == (0, 4, 9, 18, 34)
+    assert begins(10, 50, "even") == (0, 4, 9, 14, 19, 24, 29, 34, 39, 44)
+    assert even(8, 50) == (0, 4, 10, 16, 22, 28, 34, 40)
+    assert even(9, 50) == (0, 6, 12, 18, 24, 30, 36, 42)
+    for cores, steps, rule in itertools.product(range(1, 40), (1, 2, 7, 50), RULES):
+        nodes = begins(cores, steps, rule)
+        assert nodes[0] == 0
+        assert nodes[-1] < steps
+        assert all(a < b for a, b in itertools.pairwise(nodes))
+        assert len(nodes) <= cores
+
+
+@pytest.mark.parametrize("steps", [7, 20, 50, 100])
+def test_the_even_rule_has_one_gap_except_for_the_first(steps):
+    """Both rules send the fastest core from one node."""
+    for cores in range(2, 20):
+        nodes = even(cores, steps)
+        first, *gaps = np.diff(nodes).tolist()
+        assert nodes[-1] == scaled(greedy(cores), steps)[-1]
+        assert len(set(gaps)) <= 1
+        if gaps:
+            assert 0 < first <= gaps[0]
+        assert len(nodes) <= cores
 
 
 def test_the_greedy_rule_is_that_of_three_cores():
     for cores in (3, 5, 7, 10):
-        times = published(cores)
+        times = greedy(cores)
+        assert len(times) == cores
+        assert times[0] == 0
         for before, after in itertools.pairwise(times[1:]):
             assert before == pytest.approx(after / 2 if after <= 2 / 3 else 2 * after - 1)
+
+
+def test_even_gaps_are_closer_than_the_greedy_rule():
+    """In the same round, on a mixture (docs: chords, measured)."""
+    model, scheme = paracore.registry.make("model", "mixture"), paracore.schemes.flow_euler(50)
+    seeds = [torch.Generator().manual_seed(seed) for seed in range(8)]
+    x0 = torch.stack([torch.randn(model.shape, generator=g, dtype=torch.float64) for g in seeds])
+    problem = paracore.Problem(scheme, x0)
+    evaluator = paracore.evaluators.batched(model.denoiser(scheme, None, 1.0))
+    exact = paracore.sequential(problem, evaluator)
+    errors, rounds = {}, {}
+    for rule in RULES:
+        result = paracore.solve(Chords(cores=7, rule=rule), problem, evaluator)
+        errors[rule] = float(((result.sample - exact).norm(dim=1) / exact.norm(dim=1)).mean())
+        rounds[rule] = result.total_rounds
+    assert rounds == {"even": 18, "greedy": 18}
+    assert 10 * errors["even"] < errors["greedy"]
 
 
 @pytest.mark.parametrize("norm", ["l2-over-size", "l1", "rms", "max", "relative"])
@@ -201,6 +234,7 @@ def test_of_two_cores_that_arrive_together_the_slower_is_taken():
         ({"index": 9}, r"index is 9; at most the number of cores, 8, is needed"),
         ({"stop": "never"}, r"stop is 'never'; allowed: core-index, residual"),
         ({"norm": "l3"}, r"norm is 'l3'; allowed: l1, rms, max, relative, l2-over-size"),
+        ({"rule": "odd"}, r"Chords: rule is 'odd'; allowed: even, greedy"),
         ({"tolerance": -1}, r"tolerance is -1; a number at least 0"),
         ({"tolerance": float("inf")}, r"tolerance is inf; a finite number is needed"),
     ],
@@ -221,7 +255,8 @@ def test_the_preset_is_registered_with_its_options():
     sampler = paracore.sampler("chords(starts=0-8-16-32,index=2,stop=residual,tolerance=0.5,norm=rms)")
     assert sampler == Chords(starts=(0, 8, 16, 32), index=2, stop="residual", tolerance=0.5, norm="rms")
     assert paracore.sampler("chords").window == 8
-    assert paracore.sampler("chords", cores=4) == Chords(cores=4)
+    assert paracore.sampler("chords", cores=4) == Chords(cores=4, rule="even")
+    assert paracore.sampler("chords(cores=5,rule=greedy)") == Chords(cores=5, rule="greedy")
     assert paracore.sampler("chords", starts=[0, 3]).window == 2
     assert eval(repr(sampler)) == sampler
     with pytest.raises(ConfigurationError, match="option cores is 'a'"):

@@ -10,11 +10,11 @@ import torch
 
 import paracore
 from paracore.errors import ConfigurationError
+from paracore.paced import distance
 from paracore.status import Status
 from paracore.testing.problems import Counting, make_case, random_case
 from paracore_parareal import SRDS
 from paracore_parareal.layout import layout
-from paracore_parareal.norms import distance
 from reference.srds import arrivals, norms, parareal
 
 torch.set_num_threads(1)

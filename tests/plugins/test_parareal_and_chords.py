@@ -45,7 +45,8 @@ def random_sampler(seed, steps, tolerance=None):
         index = int(rng.integers(0, len(rest) + 2))
         return paracore.sampler("chords", starts=[0, *rest], stop=stop, index=index, **options)
     cores = int(rng.integers(1, 11))
-    return paracore.sampler("chords", cores=cores, stop=stop, index=int(rng.integers(0, cores + 1)), **options)
+    options |= {"index": int(rng.integers(0, cores + 1)), "rule": str(rng.choice(["even", "greedy"]))}
+    return paracore.sampler("chords", cores=cores, stop=stop, **options)
 
 
 def solve(case, sampler, evaluator=None, **options):
@@ -73,7 +74,7 @@ def same(a, b):
             np.testing.assert_array_equal(getattr(x, field.name), getattr(y, field.name))
 
 
-@examples(70)
+@examples(40)
 @given(cases(dtypes=DTYPES, max_steps=16), SEEDS)
 def test_tolerance_zero_is_the_sequential_sampler_bit_for_bit(case, seed):
     sampler = random_sampler(seed, case.problem.scheme.steps, tolerance=0.0)
@@ -85,10 +86,18 @@ def test_tolerance_zero_is_the_sequential_sampler_bit_for_bit(case, seed):
     assert not result.residual.any()
 
 
+@pytest.mark.slow
+@examples(600)
+@given(cases(dtypes=DTYPES, max_steps=30, max_batch=5), SEEDS)
+def test_tolerance_zero_at_length(case, seed):
+    test_tolerance_zero_is_the_sequential_sampler_bit_for_bit.hypothesis.inner_test(case, seed)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_every_kind_of_scheme(kind, dtype):
-    case = random_case(3, kind=kind, steps=25, batch=2, dtype=dtype)
+@pytest.mark.parametrize("steps", [14, pytest.param(25, marks=pytest.mark.slow)])
+def test_every_kind_of_scheme(kind, dtype, steps):
+    case = random_case(3, kind=kind, steps=steps, batch=2, dtype=dtype)
     scale = float(case.reference().double().abs().max())
     for name in ("srds", "srds(window=4)", "srds(blocks=3,coarse=2)", "chords", "chords(cores=3)"):
         exact = solve(case, paracore.sampler(name, tolerance=0))
@@ -99,7 +108,7 @@ def test_every_kind_of_scheme(kind, dtype):
         assert torch.isfinite(loose.sample).all()
 
 
-@examples(70)
+@examples(50)
 @given(cases(dtypes=DTYPES, max_steps=16), SEEDS)
 def test_at_most_n_rounds_and_finite_samples_with_any_options(case, seed):
     sampler = random_sampler(seed, case.problem.scheme.steps)
@@ -117,7 +126,14 @@ def test_at_most_n_rounds_and_finite_samples_with_any_options(case, seed):
             assert np.bincount(samples).max() <= sampler.window
 
 
-@examples(30)
+@pytest.mark.slow
+@examples(500)
+@given(cases(dtypes=DTYPES, max_steps=30, max_batch=5), SEEDS)
+def test_any_options_at_length(case, seed):
+    test_at_most_n_rounds_and_finite_samples_with_any_options.hypothesis.inner_test(case, seed)
+
+
+@examples(20)
 @given(SEEDS, st.sampled_from(sorted(KINDS)), st.sampled_from(DTYPES), st.integers(2, 20))
 def test_a_sample_does_not_depend_on_its_batch_mates(seed, kind, dtype, steps):
     case = random_case(seed, kind=kind, steps=steps, batch=3, dtype=dtype)
@@ -129,6 +145,13 @@ def test_a_sample_does_not_depend_on_its_batch_mates(seed, kind, dtype, steps):
         for name in ("rounds", "evaluations", "front", "residual"):
             np.testing.assert_array_equal(getattr(alone, name)[0], getattr(together, name)[b])
         assert alone.status[0] == together.status[b]
+
+
+@pytest.mark.slow
+@examples(150)
+@given(SEEDS, st.sampled_from(sorted(KINDS)), st.sampled_from(DTYPES), st.integers(2, 30))
+def test_batch_mates_at_length(seed, kind, dtype, steps):
+    test_a_sample_does_not_depend_on_its_batch_mates.hypothesis.inner_test(seed, kind, dtype, steps)
 
 
 @examples(40)
@@ -181,7 +204,7 @@ def test_determinism_and_the_callers_tensors(case, seed):
 # -- checkpoints and interruptions --------------------------------------------------------------------------------
 
 
-@examples(30)
+@examples(12)
 @given(SEEDS, st.sampled_from([0.0, None]), st.booleans(), st.booleans())
 def test_between_any_two_requests_lies_a_checkpoint(tmp_path_factory, seed, tolerance, lockstep, kept):
     case = random_case(seed, lockstep=lockstep, dtype=DTYPES[seed % 3])
@@ -197,6 +220,14 @@ def test_between_any_two_requests_lies_a_checkpoint(tmp_path_factory, seed, tole
         state = sampler.advance(state, evaluator.evaluate(request))
     save_checkpoint(sampler.plain(state), path)
     same(sampler.result(sampler.restore(case.problem, load_checkpoint(path))), unbroken)
+
+
+@pytest.mark.slow
+@examples(150)
+@given(SEEDS, st.sampled_from([0.0, None]), st.booleans(), st.booleans())
+def test_checkpoints_at_length(tmp_path_factory, seed, tolerance, lockstep, kept):
+    again = test_between_any_two_requests_lies_a_checkpoint.hypothesis.inner_test
+    again(tmp_path_factory, seed, tolerance, lockstep, kept)
 
 
 @pytest.mark.parametrize("name", ["srds", "chords"])
@@ -231,7 +262,7 @@ class Interrupting:
         return self.inner.evaluate(request)
 
 
-@examples(30)
+@examples(20)
 @given(SEEDS, st.integers(0, 12), st.sampled_from([0.0, None]))
 def test_an_interrupted_run_gives_what_was_accepted_and_goes_on(seed, at, tolerance):
     case = random_case(seed)
@@ -253,6 +284,13 @@ def test_an_interrupted_run_gives_what_was_accepted_and_goes_on(seed, at, tolera
             assert torch.equal(partial.trajectory[: front + 1, b], truth[: front + 1, b])
             assert not partial.trajectory[front + 1 :, b].any()
     same(solve(case, sampler, state=stop.value.state), unbroken)
+
+
+@pytest.mark.slow
+@examples(200)
+@given(SEEDS, st.integers(0, 12), st.sampled_from([0.0, None]))
+def test_interruptions_at_length(seed, at, tolerance):
+    test_an_interrupted_run_gives_what_was_accepted_and_goes_on.hypothesis.inner_test(seed, at, tolerance)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -288,7 +326,7 @@ class Poisoned:
         return attrs.evolve(outputs, values=values)
 
 
-@examples(50)
+@examples(40)
 @given(
     cases(dtypes=DTYPES, max_steps=20),
     SEEDS,
@@ -416,6 +454,20 @@ def test_the_trace_says_which_nodes_were_evaluated(name):
         for b in range(2):
             found = set((np.flatnonzero(trace.evaluated[:, b]) + trace.front.max()).tolist())
             assert found == {n for n, s in zip(nodes, samples, strict=True) if s == b}
+
+
+@pytest.mark.parametrize("window", [2, 3])
+def test_the_trace_leaves_out_what_a_narrow_window_let_fall_behind(window):
+    """Tasks that the exact chain has overtaken are still evaluated, at nodes before the front."""
+    case = make_case(paracore.schemes.flow_euler(13), batch=2)
+    counting = Counting(case.evaluator())
+    result = solve(case, paracore.sampler("srds", coarse=2, window=window, tolerance=1e-9), counting, trace=True)
+    behind = 0
+    for trace, (nodes, _) in zip(result.trace, counting.requests, strict=True):
+        ahead = {n for n in nodes if n >= trace.front.max()}
+        behind += len(set(nodes) - ahead)
+        assert set((np.flatnonzero(trace.evaluated[:, 0]) + trace.front.max()).tolist()) == ahead
+    assert behind > 0
 
 
 def test_memory_does_not_grow_with_the_number_of_iterations():

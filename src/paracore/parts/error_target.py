@@ -100,7 +100,14 @@ class ErrorTarget(StoppingRule):
         }
 
     def _look(self, round: Round, state: dict[str, Any]) -> tuple[Floats, dict[str, Any]]:
-        """What accepting each row would cost, ``(P, B)``, and what was learned."""
+        """What accepting each row would cost, ``(P, B)``, and what was learned: worked out once a round."""
+        known = round.memo.get(self)
+        if known is None or known[0] is not state:
+            known = round.memo[self] = state, self._measure(round, state)
+        look: tuple[Floats, dict[str, Any]] = known[1]
+        return look
+
+    def _measure(self, round: Round, state: dict[str, Any]) -> tuple[Floats, dict[str, Any]]:
         window = round.window
         node = np.minimum(window.nodes, window.scheme.steps - 1)
         whole = state["shape"], state["held"]

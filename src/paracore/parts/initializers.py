@@ -44,20 +44,8 @@ def _extrapolate(window: Window, rows: Bools, last: Round | None, trend: float) 
         if trend != 1:
             slope = slope.mul_(trend)
     first = int(np.argmax(rows.any(axis=1)))
-    known = list(window.state_rows)
-    work = Window(
-        window.scheme,
-        window.tape,
-        window.front,
-        window.rounds,
-        window.running,
-        window.width,
-        known,
-        window.past_x,
-        window.past_f,
-        window.gain,
-        window.tolerance,
-    )
+    known = window.state_rows
+    work = window.moved(known)
     shift = window.front - old.front
     memory = window.scheme.memory
     outputs = _known_outputs(last, first, shift) if memory else []
@@ -75,10 +63,9 @@ def _extrapolate(window: Window, rows: Bools, last: Round | None, trend: float) 
             made[key] = (newest + step).to(newest.dtype)
         return made[key]
 
-    entering = rows.copy()
     for row in range(first - 1, window.rows):
         work.sweep_row(row, predicted(row), outputs)
-        work.state_rows[row + 1] = where_rows(entering[row + 1], work.state_rows[row + 1], known[row + 1])
+        work.state_rows[row + 1] = where_rows(rows[row + 1], work.state_rows[row + 1], known[row + 1])
         if memory:  # samples that enter later still know their output here
             source = np.clip(row + shift, 0, old.rows - 1)
             outputs[-1] = where_rows(row + shift < old.rows, pick(last.outputs, source[None, :])[0], outputs[-1])
@@ -92,7 +79,7 @@ def _slopes_ahead(window: Window, old: Window, most: float) -> Floats:
     time, end = window.scheme.time, window.scheme.steps - 1
     at, before = (time[np.minimum(old.front + old.rows - back, end)] for back in (1, 2))
     ahead = time[np.minimum(window.nodes, end)] - at
-    span = np.broadcast_to(at - before, ahead.shape)
+    span = at - before
     return np.clip(np.divide(ahead, span, out=np.zeros(ahead.shape), where=span != 0), -1.0, most)
 
 

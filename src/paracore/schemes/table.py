@@ -161,12 +161,21 @@ class Scheme:
         return bool(np.any(self.draws > 0))
 
     @cached_property
-    def _columns(self) -> tuple[list[tuple[int, Array, bool]], ...]:
-        """``(lag, weights, all ones)`` of the columns that are not all zero, of ``a`` and of ``b``."""
+    def _columns(self) -> tuple[list[_Column], ...]:
+        """The columns that are not all zero, of ``a`` and of ``b``."""
         return tuple(
-            [(lag, column, bool((column == 1.0).all())) for lag, column in enumerate(table.T) if column.any()]
-            for table in (self.a, self.b)
+            [_Column(lag, column) for lag, column in enumerate(table.T) if column.any()] for table in (self.a, self.b)
         )
+
+    @cached_property
+    def _gains(self) -> dict[str, tuple[Array, Array]]:
+        return {}
+
+    def prepare(self, dtype: torch.dtype) -> None:
+        """Make the table's scalars for states of a dtype: :meth:`step` is faster with them, its bits are the same."""
+        for columns in self._columns:
+            for column in columns:
+                column.prepare(compute_dtype(dtype))
 
     def step(
         self,
@@ -191,11 +200,14 @@ class Scheme:
         total: torch.Tensor | None = None
         fresh = False
         for columns, values in zip(self._columns, (states, outputs), strict=True):
-            for lag, column, plain in columns:
+            for column in columns:
+                lag, plain = column.lag, column.plain
                 if lag >= len(values):
                     break
-                value = values[lag].to(dtype)
-                term = value if plain else value * _weight(column, node, value)
+                value = values[lag]
+                if value.dtype != dtype:
+                    value = value.to(dtype)
+                term = value if plain else value * column.weight(node, value)
                 if total is None:
                     total, fresh = term, not plain or value is not values[lag]
                 elif fresh:
@@ -210,7 +222,7 @@ class Scheme:
             total, fresh = (total.add_(noise.to(dtype)) if fresh else total + noise.to(dtype)), True
         if not fresh:
             total = total.clone()
-        return total.to(newest.dtype)
+        return total if dtype == newest.dtype else total.to(newest.dtype)
 
     def held(self, history: History, start: int, stop: int, noise: Sequence[torch.Tensor | None] = ()) -> History:
         """The long jump: from node ``start`` to node ``stop`` with the newest output held, in one combination.
@@ -311,6 +323,14 @@ class Scheme:
         self.levels.conversion(self.prediction, form, slice(0, n))
         return self.levels.conversion(form, self.prediction, slice(0, n))
 
+    def gain(self, form: str) -> tuple[Array, Array]:
+        """:meth:`form_gain`, worked out once: read-only arrays."""
+        if form not in self._gains:
+            u, v = self.form_gain(form)
+            u.flags.writeable = v.flags.writeable = False
+            self._gains[form] = u, v
+        return self._gains[form]
+
     def output_from_data(self, nodes: torch.Tensor, x: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
         """A data prediction as this scheme's own output: what a model with an exact denoiser returns.
 
@@ -359,11 +379,34 @@ def _columns(label: str, value: npt.ArrayLike, name: str) -> Array:
     return table[:, None] if table.ndim == 1 else table
 
 
-def _weight(column: Array, node: int | npt.NDArray[np.int64], value: torch.Tensor) -> float | torch.Tensor:
-    if isinstance(node, (int, np.integer)):
-        return float(column[node])
-    weights = column[node]
-    if len(weights) == 1 or (weights == weights[0]).all():
-        return float(weights[0])
-    shaped = torch.from_numpy(weights).to(device=value.device, dtype=value.dtype)
-    return shaped.reshape((-1,) + (1,) * (value.ndim - 1))
+class _Column:
+    """The weights of one lag.
+
+    Attributes:
+        lag: how many nodes back.
+        weights: ``(N,)``.
+        plain: all weights are 1.
+    """
+
+    def __init__(self, lag: int, weights: Array) -> None:
+        self.lag = lag
+        self.weights = weights
+        self.plain = bool((weights == 1.0).all())
+        self._scalars: dict[torch.dtype, tuple[torch.Tensor, ...]] = {}
+
+    def prepare(self, dtype: torch.dtype) -> None:
+        """Keep the weights as tensors without dimensions, too: products with them cost half of those with floats."""
+        if dtype not in self._scalars and not self.plain:
+            with torch.inference_mode(False):  # usable under autograd, wherever they were made
+                self._scalars[dtype] = torch.tensor(self.weights, dtype=dtype, device="cpu").unbind()
+
+    def weight(self, node: int | npt.NDArray[np.int64], value: torch.Tensor) -> float | torch.Tensor:
+        """What to multiply ``value`` with at a node, or at one node per sample."""
+        if isinstance(node, np.ndarray):
+            weights = self.weights[node]
+            if len(weights) > 1 and not (weights == weights[0]).all():
+                shaped = torch.from_numpy(weights).to(device=value.device, dtype=value.dtype)
+                return shaped.reshape((-1,) + (1,) * (value.ndim - 1))
+            node = int(node[0])
+        scalars = self._scalars.get(value.dtype)
+        return float(self.weights[node]) if scalars is None else scalars[node]

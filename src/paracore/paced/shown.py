@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from paracore import RoundTrace
+from paracore.paced.state import PacedState
+from paracore.paced.tracks import Track
+from paracore.paced.turn import Move
+from paracore.result import RoundTrace
 from paracore.window import Bools, where_rows
-from paracore_chords.state import PacedState
-from paracore_chords.tracks import Track
-from paracore_chords.turn import Move
 
 __all__ = ["data_prediction", "round_trace"]
 
@@ -28,11 +28,15 @@ def data_prediction(state: PacedState, move: Move, running: Bools) -> torch.Tens
 
 
 def round_trace(state: PacedState, new: PacedState, chosen: Sequence[Track], mask: Bools) -> RoundTrace:
-    """Which nodes were evaluated, counted from the front; residuals and gaps are not known to these methods."""
+    """Which nodes were evaluated, counted from the front; residuals and gaps are not known to these methods.
+
+    A track that a narrow window let fall behind the front is no row of the record.
+    """
     at = state.tracks[0].node
     evaluated = np.zeros((state.problem.scheme.steps - at, len(state.front)), dtype=np.bool_)
     for track, asked in zip(chosen, mask, strict=True):
-        evaluated[track.node - at] |= asked
+        if track.node >= at:
+            evaluated[track.node - at] |= asked
     unknown = np.full(evaluated.shape, np.nan)
     return RoundTrace(
         front=state.front,

@@ -9,9 +9,9 @@ import attrs
 import numpy as np
 import torch
 
-from paracore import NoiseTape, Problem
+from paracore.paced.tracks import Track, jumped
+from paracore.problem import NoiseTape, Problem
 from paracore.window import Bools, where_rows
-from paracore_chords.tracks import Track, jumped
 
 __all__ = ["Hit", "Move", "Turn", "take"]
 

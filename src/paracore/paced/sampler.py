@@ -14,20 +14,31 @@ import attrs
 import numpy as np
 import torch
 
-from paracore import Outputs, Problem, Request, Result, Sampler, Status
 from paracore.exchange import check_outputs, gather
+from paracore.paced.norms import distance
+from paracore.paced.shown import data_prediction, round_trace
+from paracore.paced.state import PacedState, from_data, to_data
+from paracore.paced.tracks import Track, stepped
+from paracore.paced.turn import Hit, Turn, take
+from paracore.problem import Problem
+from paracore.request import Outputs, Request
+from paracore.result import Result
+from paracore.sampler import Sampler
+from paracore.status import Status
 from paracore.window import Bools, Floats, Ints, where_rows
-from paracore_chords.norms import distance
-from paracore_chords.shown import data_prediction, round_trace
-from paracore_chords.state import PacedState, from_data, to_data
-from paracore_chords.tracks import Track, stepped
-from paracore_chords.turn import Hit, Turn, take
 
-__all__ = ["Paced"]
+__all__ = ["PacedSampler"]
 
 
-class Paced(Sampler):
-    """Methods say how their tracks follow each other (:meth:`first`, :meth:`follow`) and when to stop."""
+class PacedSampler(Sampler):
+    """Methods say how their tracks follow each other (:meth:`first`, :meth:`follow`) and when to stop.
+
+    A method is a frozen record of options: its ``repr`` names the owner of a checkpoint.
+
+    Attributes:
+        tolerance: of what :meth:`accepts` compares; at 0 only the exact chain ends a sample.
+        norm: how the change of a complete sample is measured, one of :data:`~paracore.paced.NORMS`.
+    """
 
     tolerance: float
     norm: str

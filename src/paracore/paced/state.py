@@ -8,11 +8,13 @@ import attrs
 import numpy as np
 import torch
 
-from paracore import NoiseTape, Problem, RoundTrace, Status
 from paracore.checkpoint import from_plain, problem_digest, to_plain
 from paracore.errors import CheckpointError
+from paracore.paced.tracks import Track, packed, unpacked
+from paracore.problem import NoiseTape, Problem
+from paracore.result import RoundTrace
+from paracore.status import Status
 from paracore.window import Bools, Floats, Ints
-from paracore_parareal.tracks import Track, packed, unpacked
 
 __all__ = ["PacedState", "from_data", "to_data"]
 
