@@ -11,6 +11,7 @@ from paracore_newton.damped import DiagonalFilter, Kalman
 from paracore_newton.deer import deer, elk, quasi_deer, quasi_elk
 from paracore_newton.diagonal import Diagonal
 from paracore_newton.differences import differenced
+from paracore_newton.front import front, secant
 from paracore_newton.secant import Secant
 
 __all__ = [
@@ -25,7 +26,14 @@ __all__ = [
 @paracore.hookimpl
 def paracore_samplers() -> Mapping[str, Callable[..., Any]]:
     """The presets of this package."""
-    return {"deer": deer, "quasi-deer": quasi_deer, "elk": elk, "quasi-elk": quasi_elk}
+    return {
+        "deer": deer,
+        "quasi-deer": quasi_deer,
+        "elk": elk,
+        "quasi-elk": quasi_elk,
+        "secant": secant,
+        "front": front,
+    }
 
 
 @paracore.hookimpl

@@ -20,13 +20,18 @@ from paracore_ropa.sparsity import ResidualSparsity
 __all__ = ["ropa", "ropa_paper"]
 
 
+_SPARSE_BELOW = 8
+"""Windows from here on evaluate every row by default: there sparsity saved evaluations, but no rounds."""
+
+
 def ropa(
     window: int = 8,
     tolerance: float = 0.01,
     form: str = "network",
     guess: str = "damped-linear(trend=0.3)",
-    widest: int = 4,
-    reach: int = 10,
+    correction: str = "secant(memory=2)",
+    widest: int = 0,
+    reach: int = 0,
     share: float = 2.0,
     alpha: float = 1.5,
     beta: float = 0.7,
@@ -34,11 +39,13 @@ def ropa(
     """ROPA's mechanisms in the form in which they work: computation where residuals ask for it, and no row elsewhere.
 
     The adaptive sparsity decides which rows are *evaluated*: residuals in time widen and narrow the spacing of the
-    evaluated rows (Eq. 13 on the spacing), and interpolation covers the others. Rows enter with the whole window as
-    their past: the next iterate is the chain, whose Jacobian keeps the scheme's own couplings, so that no look-ahead is
-    left to adapt. Damping and the curvature correction gained nothing wherever they were measured (docs) and are left
-    out; they are parts, to be added by name: ``jacobian="banded", damping="gain-ratio",
-    preconditioner="lml(scaling=unit)"``. Tolerance: relative root-mean-square error against the sequential sample.
+    evaluated rows (Eq. 13 on the spacing), and interpolation covers the others. The curvature correction is each
+    node's own secants instead of the paper's LML. Rows enter with the whole window as their past: the next iterate is
+    the chain, whose Jacobian keeps the scheme's own couplings, so that no look-ahead is left to adapt. Damping and LML
+    gained nothing wherever they were measured (docs) and are left out; they are parts, to be added by name:
+    ``jacobian="banded", damping="gain-ratio", preconditioner="lml(scaling=unit)"``. The stopping rule is the error
+    target with shares that fit (the plain one leaves more of the target unused). Tolerance: relative root-mean-square
+    error against the sequential sample.
 
     References: ROPA: Robust Parallel Diffusion Sampling (under review, 2025), Section 3; the form of it is ours.
 
@@ -47,18 +54,24 @@ def ropa(
         tolerance: error target; 0 gives the sequential answer itself, and every row is evaluated.
         form: the quantity that is held while states move: network, drift, noise, data, velocity, v-prediction, score.
         guess: how rows enter: hold, copy, linear, damped-linear, noise.
-        widest: largest spacing of evaluated rows; 1 evaluates all rows.
-        reach: nodes ahead of the front that may be evaluated, about a fifth of N.
+        correction: the Jacobian approximation: secant, none, or another.
+        widest: largest spacing of evaluated rows; 1 evaluates all rows; 0 is 4 for windows below 8, then 1.
+        reach: nodes ahead of the front that may be evaluated; 0 is a fifth of N.
         share: share of the tolerance for interpolation errors.
         alpha: residuals above alpha times their budget narrow the spacing of evaluated rows.
         beta: residuals below beta times their budget widen it.
     """
+    widest = widest or (4 if window < _SPARSE_BELOW else 1)
+    sparse = "error-target(row=10.0, total=3.6, coherence=0.0)"
+    dense = "error-target(row=17.0, total=6.0, coherence=0.5, trust=0.6, growth=0.75)"
     return paracore.compose(
         window=window,
         tolerance=tolerance,
         output_form=form,
         initializer=guess,
+        jacobian=correction,
         selection=ResidualSparsity(widest=widest, reach=reach, share=share, alpha=alpha, beta=beta),
+        stopping=dense if widest == 1 else sparse,
         name="ropa",
     )
 

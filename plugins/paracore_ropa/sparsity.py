@@ -51,7 +51,7 @@ class ResidualSparsity(Selection):
 
     Attributes:
         widest: largest spacing.
-        reach: nodes ahead of the front that may be evaluated, about a fifth of N; the window spans one row more (or as
+        reach: nodes ahead of the front that may be evaluated; 0 is a fifth of N; the window spans one row more (or as
             many as it evaluates). No spacing exceeds ``reach / window``, rounded up: knots further out settle too late.
         share: share of the tolerance for interpolation errors.
         alpha: budgets above which the spacing narrows; greater than ``beta``.
@@ -63,7 +63,7 @@ class ResidualSparsity(Selection):
     """
 
     widest: int = attrs.field(default=4, validator=integer(1))
-    reach: int = attrs.field(default=10, validator=integer(1))
+    reach: int = attrs.field(default=0, validator=integer(0))
     share: float = attrs.field(default=2.0, validator=number(0.0))
     alpha: float = attrs.field(default=1.5, validator=number(0.0))
     beta: float = attrs.field(default=0.7, validator=number(0.0))
@@ -82,7 +82,10 @@ class ResidualSparsity(Selection):
 
     def span(self, width: int, steps: int) -> int:
         """``reach + 1`` rows, or ``width`` if that is more."""
-        return max(width, self.reach + 1) if self.widest > 1 else width
+        return max(width, self._ahead(steps) + 1) if self.widest > 1 else width
+
+    def _ahead(self, steps: int) -> int:
+        return self.reach or max(1, round(steps / 5))
 
     def start(self, problem: Problem, rows: int) -> dict[str, Any]:
         """No knots, spacing 1."""
@@ -113,9 +116,10 @@ class ResidualSparsity(Selection):
         knots = window.realign(state["knots"], state["front"]) & window.valid
         gap = window.realign(state["gap"], state["front"], fill=np.inf)
         moved = gap > self.settled * self._accepted_gap(window.front, state)
-        most = -(-self.reach // width)
+        ahead = self._ahead(window.scheme.steps)
+        most = -(-ahead // width)
         for b in np.flatnonzero(window.running & (window.front > window.rounds)):
-            last = min(int(window.valid[:, b].sum()) - 1, max(self.reach, width - 1))
+            last = min(int(window.valid[:, b].sum()) - 1, max(ahead, width - 1))
             spacing = min(int(state["spacing"][b]), most)
             out[:, b] = _place(knots[:, b], moved[:, b], spacing, last, width)
         return out

@@ -27,7 +27,7 @@ DEFAULTS: dict[str, str] = {
 }
 """The part of each kind that a composition gets when none is named."""
 
-DEFAULT_SAMPLER = "picard"
+DEFAULT_SAMPLER = "ropa"
 
 
 def compose(

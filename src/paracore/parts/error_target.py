@@ -36,13 +36,16 @@ _NONLINEAR = 6.0
 
 _COHERENT = 8
 """Errors of one window point the same way, those of different windows less so: the fewer windows there are, the less
-averages out, and the target is scaled by ``(8 / window)^0.4``."""
+averages out, and the target is scaled by ``(8 / window)^coherence``."""
 
 _UNSEEN = 4.0
 """``kappa`` before anything was seen: about what guided networks show at their most sensitive."""
 
+_USUAL = 3.0
+"""The ``kappa`` that observations are drawn towards where they are not trusted: what guided networks show."""
+
 _QUIET = 10.0
-_USUAL = 0.4
+_LOUD = 0.4
 _LOUDEST = -0.1
 """Outputs that respond little to the iterates' differences mean that these lie along the data, where errors do not die
 out (unguided digits: errors grow 5 to 10 times). ``quiet`` is 1 where the output does not respond at all, ``sqrt(1/2)``
@@ -70,11 +73,15 @@ class ErrorTarget(StoppingRule):
         growth: rate of the exponential.
         row: largest move of one row, in units of ``tolerance / N``.
         total: largest sum of moves up to node ``n``, in units of ``tolerance * n / N``.
+        coherence: power of ``8 / window`` that the target is scaled by, since errors of one window do not average out.
+        trust: how far an observed ``kappa`` is believed: ``3 (kappa / 3)^trust``.
     """
 
     growth: float = attrs.field(default=0.5, validator=number(0.0))
     row: float = attrs.field(default=7.1, validator=number(0.0))
     total: float = attrs.field(default=2.12, validator=number(0.0))
+    coherence: float = attrs.field(default=0.4, validator=number(0.0))
+    trust: float = attrs.field(default=1.0, validator=number(0.0, 1.0))
 
     unit = "relative root-mean-square error of the sample against the sequential sampler's"
     reads_changes = True
@@ -131,7 +138,8 @@ class ErrorTarget(StoppingRule):
         stale = _AGEING * (window.front - seen_at) / window.scheme.steps
         tau = state["tau"][node]
         aged = np.where(np.isnan(kappa), _UNSEEN, kappa) * np.exp(tau[0] * np.minimum(stale, _OLDEST))
-        calm = _QUIET * np.maximum(np.where(np.isnan(quiet), 0.0, quiet - _USUAL), _LOUDEST)
+        calm = _QUIET * np.maximum(np.where(np.isnan(quiet), 0.0, quiet - _LOUD), _LOUDEST)
+        aged = _USUAL * (aged / _USUAL) ** self.trust
         gap = np.where(np.isfinite(round.gap), round.gap, 1e30)
         exponent = (self.growth * np.maximum(aged, _CALMEST) + calm) * tau
         grown = np.exp(np.minimum(exponent, _LARGEST_EXPONENT))
@@ -144,7 +152,7 @@ class ErrorTarget(StoppingRule):
         moves, _ = self._look(round, state)
         summed = state["spent"][None, :] + np.cumsum(moves, axis=0)
         share = np.minimum(round.window.nodes + 1, steps) / steps
-        coherence = (_COHERENT / round.window.width) ** 0.4
+        coherence = (_COHERENT / round.window.width) ** self.coherence
         target = coherence * round.tolerance / (1.0 + _NONLINEAR * round.tolerance)
         within = summed <= self.total * target * share
         return np.asarray(within & (moves <= self.row * target / steps), dtype=np.bool_)
