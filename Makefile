@@ -24,9 +24,9 @@ $(VENV)/.lint: $(VENV)/.test
 	@touch $@
 
 demo: $(VENV)/.core
-	$(BIN)/paracore sample --model digits --sampler picard --window 8 --steps 50 --guidance 4 --count 10 \
+	$(BIN)/paracore sample --model digits --sampler ropa --window 8 --steps 50 --guidance 4 --count 10 \
 		--classes 0-9 --seed 0 --out demo/digits
-	$(BIN)/paracore compare --model digits --samplers picard,paradigms --window 2,4,8 --steps 50 --guidance 4 \
+	$(BIN)/paracore compare --model digits --samplers ropa,picard,paradigms --window 2,4,8 --steps 50 --guidance 4 \
 		--count 4 --one-at-a-time --seed 100 --out demo/compare
 	@echo "Pictures: demo/digits.png, demo/compare.png; numbers: demo/digits.json, demo/compare.json"
 

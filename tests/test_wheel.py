@@ -22,7 +22,14 @@ def test_the_wheel_works_on_its_own(tmp_path):
     )
     wheel = next(tmp_path.glob("paracore-*.whl"))
     names = zipfile.ZipFile(wheel).namelist()
-    for package in ("paracore", "paracore_picard", "paracore_analytic", "paracore_digits"):
+    for package in (
+        "paracore",
+        "paracore_picard",
+        "paracore_ropa",
+        "paracore_newton",
+        "paracore_analytic",
+        "paracore_digits",
+    ):
         assert f"{package}/py.typed" in names
     assert "paracore_digits/weights.safetensors" in names
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "fresh")], check=True)

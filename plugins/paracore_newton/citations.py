@@ -23,6 +23,17 @@ GONZALEZ_2024 = """@inproceedings{gonzalez2024elk,
   archivePrefix = {arXiv},
 }"""
 
+FANG_2009 = """@article{fang2009multisecant,
+  title   = {Two classes of multisecant methods for nonlinear acceleration},
+  author  = {Fang, Haw-ren and Saad, Yousef},
+  journal = {Numerical Linear Algebra with Applications},
+  volume  = {16},
+  number  = {3},
+  pages   = {197--221},
+  year    = {2009},
+  doi     = {10.1002/nla.617},
+}"""
+
 CITATIONS = {
     "deer": LIM_2024,
     "quasi-deer": GONZALEZ_2024,
@@ -31,5 +42,7 @@ CITATIONS = {
     "diagonal": GONZALEZ_2024,
     "diagonal-filter": GONZALEZ_2024,
     "kalman": GONZALEZ_2024,
+    "secant": FANG_2009,
+    "front": FANG_2009,
 }
 """BibTeX entries by registered name."""

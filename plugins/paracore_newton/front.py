@@ -49,7 +49,7 @@ def front(
 ) -> paracore.Engine:
     """The strided secant front: every k-th node from the front is evaluated, the others interpolated, secants between.
 
-    Small windows reach further than they evaluate; from windows of about a sixth of N on it is ``secant``.
+    Small windows reach further than they evaluate; from windows of 0.08 N on every row is evaluated.
     Interpolation leaves an error that the stopping rule does not see. Tolerance: relative root-mean-square error
     against the sequential sample.
 

@@ -20,8 +20,12 @@ from paracore_ropa.sparsity import ResidualSparsity
 __all__ = ["ropa", "ropa_paper"]
 
 
-_SPARSE_BELOW = 8
-"""Windows from here on evaluate every row by default: there sparsity saved evaluations, but no rounds."""
+_SHARES = (
+    (8, "error-target(row=8.0, total=2.9, coherence=0.0)"),
+    (16, "error-target(row=9.0, total=3.2, coherence=0.0)"),
+)
+_WIDE_SHARES = "error-target(row=15.5, total=5.5, coherence=0.5, trust=0.6, growth=0.75)"
+"""Shares of the target by window (the first bound above it): chosen on digits, N = 50, guidance 4 (docs)."""
 
 
 def ropa(
@@ -55,15 +59,13 @@ def ropa(
         form: the quantity that is held while states move: network, drift, noise, data, velocity, v-prediction, score.
         guess: how rows enter: hold, copy, linear, damped-linear, noise.
         correction: the Jacobian approximation: secant, none, or another.
-        widest: largest spacing of evaluated rows; 1 evaluates all rows; 0 is 4 for windows below 8, then 1.
+        widest: largest spacing of evaluated rows; 1 evaluates all rows; 0 is 4 for windows below 0.15 N, else 1.
         reach: nodes ahead of the front that may be evaluated; 0 is a fifth of N.
         share: share of the tolerance for interpolation errors.
         alpha: residuals above alpha times their budget narrow the spacing of evaluated rows.
         beta: residuals below beta times their budget widen it.
     """
-    widest = widest or (4 if window < _SPARSE_BELOW else 1)
-    sparse = "error-target(row=10.0, total=3.6, coherence=0.0)"
-    dense = "error-target(row=17.0, total=6.0, coherence=0.5, trust=0.6, growth=0.75)"
+    shares = next((rule for bound, rule in _SHARES if window < bound), _WIDE_SHARES)
     return paracore.compose(
         window=window,
         tolerance=tolerance,
@@ -71,7 +73,7 @@ def ropa(
         initializer=guess,
         jacobian=correction,
         selection=ResidualSparsity(widest=widest, reach=reach, share=share, alpha=alpha, beta=beta),
-        stopping=dense if widest == 1 else sparse,
+        stopping=shares,
         name="ropa",
     )
 

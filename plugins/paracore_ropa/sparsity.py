@@ -50,7 +50,7 @@ class ResidualSparsity(Selection):
     ones over most of the trajectory), so that the error of a skipped row depends little on the spacing.
 
     Attributes:
-        widest: largest spacing.
+        widest: largest spacing; 0 is 4 for windows below 0.15 N, else 1: wide windows gain no rounds by skipping rows.
         reach: nodes ahead of the front that may be evaluated; 0 is a fifth of N; the window spans one row more (or as
             many as it evaluates). No spacing exceeds ``reach / window``, rounded up: knots further out settle too late.
         share: share of the tolerance for interpolation errors.
@@ -62,7 +62,7 @@ class ResidualSparsity(Selection):
             ``error-target``.
     """
 
-    widest: int = attrs.field(default=4, validator=integer(1))
+    widest: int = attrs.field(default=4, validator=integer(0))
     reach: int = attrs.field(default=0, validator=integer(0))
     share: float = attrs.field(default=2.0, validator=number(0.0))
     alpha: float = attrs.field(default=1.5, validator=number(0.0))
@@ -82,7 +82,10 @@ class ResidualSparsity(Selection):
 
     def span(self, width: int, steps: int) -> int:
         """``reach + 1`` rows, or ``width`` if that is more."""
-        return max(width, self._ahead(steps) + 1) if self.widest > 1 else width
+        return max(width, self._ahead(steps) + 1) if self._widest(width, steps) > 1 else width
+
+    def _widest(self, width: int, steps: int) -> int:
+        return self.widest or (4 if width < 0.15 * steps else 1)
 
     def _ahead(self, steps: int) -> int:
         return self.reach or max(1, round(steps / 5))
@@ -143,10 +146,11 @@ class ResidualSparsity(Selection):
         budget = self.share * target / window.scheme.steps**0.5 * _EVALUATIONS / window.width
         narrow, widen = mean > self.alpha * budget, seen.any(axis=0) & (mean < self.beta * budget)
         time = clock(window)[0]
+        widest = self._widest(window.width, window.scheme.steps)
         return {
             **state,
             "front": window.front.copy(),
-            "spacing": np.clip(state["spacing"] - narrow + widen, 1, self.widest),
+            "spacing": np.clip(state["spacing"] - narrow + widen, 1, widest),
             "knots": _known(round),
             "gap": round.gap.copy(),
             "accepted_gap": self._accepted_gap(window.front, state),

@@ -19,10 +19,11 @@ Run = Callable[..., Result]
 @pytest.fixture(autouse=True)
 def _plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     real = importlib.metadata.entry_points
-    presets = importlib.metadata.EntryPoint("picard", "paracore_picard.plugin", "paracore")
+    names = ("picard", "ropa", "newton")  # the default sampler is ropa, with secants
+    presets = [importlib.metadata.EntryPoint(name, f"paracore_{name}.plugin", "paracore") for name in names]
 
     def fake(**selection: str) -> object:
-        return [presets] if selection.get("group") == "paracore" else real(**selection)
+        return presets if selection.get("group") == "paracore" else real(**selection)
 
     monkeypatch.setattr(importlib.metadata, "entry_points", fake)
     monkeypatch.delenv("PARACORE_DEBUG", raising=False)

@@ -151,7 +151,7 @@ def test_with_networks_that_act_on_each_number_alone_quasi_deer_is_deer():
         rounds.append(result.rounds.tolist())
     assert rounds[1:] == rounds[:-1]
     for other in samples[1:]:
-        torch.testing.assert_close(other, samples[0], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(other, samples[0], rtol=1e-4, atol=1e-4)  # the target is 1e-2
 
 
 def test_newton_needs_fewer_rounds_than_picard_where_the_window_is_long():

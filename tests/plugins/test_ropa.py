@@ -466,6 +466,42 @@ def test_sparsity_is_dense_at_spacing_one_and_at_tolerance_zero():
             assert torch.equal(ours.sample, case.reference())
 
 
+def test_the_correction_is_secants_and_can_be_left_out():
+    for window in (1, 8, 16):
+        parts = paracore.sampler("ropa", window=window).composition
+        assert parts.jacobian == paracore.compose(jacobian="secant(memory=2)").composition.jacobian
+    plain = paracore.sampler("ropa", correction="none", stopping="error-target").composition
+    assert plain.jacobian == paracore.compose().composition.jacobian
+    assert plain.stopping == paracore.compose().composition.stopping
+
+
+@pytest.mark.parametrize(("window", "steps", "widest"), [(2, 40, 4), (5, 40, 4), (6, 40, 1), (3, 20, 1), (14, 100, 4)])
+def test_a_widest_of_zero_skips_rows_in_small_windows_only(window, steps, widest):
+    case = make_case(flow_euler(steps), batch=1, dim=3, stiffness=0.5)
+    automatic, fixed = ResidualSparsity(widest=0), ResidualSparsity(widest=widest)
+    assert automatic.span(window, steps) == fixed.span(window, steps)
+    auto, same = (
+        paracore.solve(paracore.sampler("ropa", window=window, selection=part), case.problem, case.evaluator())
+        for part in (automatic, fixed)
+    )
+    assert torch.equal(auto.sample, same.sample)
+    np.testing.assert_array_equal(auto.evaluations, same.evaluations)
+    if widest == 1:
+        assert not auto.interpolated.any()
+
+
+@pytest.mark.parametrize(("steps", "ahead"), [(3, 1), (20, 4), (50, 10)])
+def test_a_reach_of_zero_is_a_fifth_of_the_steps(steps, ahead):
+    case = make_case(flow_euler(steps), batch=2, dim=3, stiffness=0.5)
+    assert ResidualSparsity().span(1, steps) == ResidualSparsity(reach=ahead).span(1, steps) == ahead + 1
+    given = [
+        paracore.solve(paracore.sampler("ropa", window=2, reach=reach), case.problem, case.evaluator())
+        for reach in (0, ahead)
+    ]
+    assert torch.equal(given[0].sample, given[1].sample)
+    np.testing.assert_array_equal(given[0].evaluations, given[1].evaluations)
+
+
 def test_a_sparser_share_leaves_a_smaller_floor():
     case = make_case(flow_euler(60), batch=4, dim=3, stiffness=1.0)
     exact, skipped = case.reference(), []
@@ -512,7 +548,7 @@ def random_parts(seed, case, tolerance):
         "residual": AdaptiveLookAhead(start=pick(0, 1, 2), largest=pick(0, 2, 4)),
         "jacobian": pick(*jacobians),
         "damping": pick(*dampings, LCurve(points=5)),
-        "selection": ResidualSparsity(widest=pick(1, 2, 4), reach=pick(1, 3, 10), share=pick(0.1, 2.0, 1e6)),
+        "selection": ResidualSparsity(widest=pick(0, 1, 2, 4), reach=pick(0, 1, 3, 10), share=pick(0.1, 2.0, 1e6)),
         "initializer": NoiseGuess(seed=3),
         **({"preconditioner": LML(**lml)} if levels else {}),
     }
@@ -641,13 +677,15 @@ def test_the_preset_with_damping_and_correction(damping, correction):
         (lambda: GMRES(reserve=-1), r"GMRES: reserve is -1"),
         (lambda: NoiseGuess(seed=-1), r"NoiseGuess: seed is -1"),
         (lambda: ResidualSparsity(alpha=0.5), r"ResidualSparsity: alpha is 0.5 and beta 0.7; .*greater than beta"),
-        (lambda: ResidualSparsity(reach=0), r"ResidualSparsity: reach is 0; an integer of at least 1"),
-        (lambda: ResidualSparsity(widest=0), r"ResidualSparsity: widest is 0"),
+        (lambda: ResidualSparsity(reach=-1), r"ResidualSparsity: reach is -1; an integer of at least 0"),
+        (lambda: ResidualSparsity(widest=-1), r"ResidualSparsity: widest is -1; an integer of at least 0"),
         (lambda: ResidualSparsity(share=-1.0), r"ResidualSparsity: share is -1.0"),
         (lambda: paracore.sampler("ropa-paper", start=9), r"ropa-paper: start is 9 in a window of 8; .*choose 0"),
         (lambda: paracore.sampler("ropa-paper", alpha=0.5), r"alpha is 0.5 and beta 0.7"),
         (lambda: paracore.sampler("ropa-paper", gamma=2.0), r"LML: gamma is 2.0"),
         (lambda: paracore.sampler("ropa", window=0), r"window is 0"),
+        (lambda: paracore.sampler("ropa", widest=-1), r"widest is -1; an integer of at least 0"),
+        (lambda: paracore.sampler("ropa", reach=-1), r"reach is -1; an integer of at least 0"),
     ],
 )
 def test_bad_options_are_refused_when_built(make, message):
