@@ -3,7 +3,7 @@
 The results come from::
 
     paracore compare --model digits --samplers picard,paradigms,front,ropa --window 2,4,8,16 --steps 50 --guidance 4 --count 16 \\
-        --one-at-a-time --seed 3000 --out benchmarks/results/digits
+        --one-at-a-time --seed 3100 --out benchmarks/results/digits
     python benchmarks/calibration.py --out benchmarks/results/calibration.json
     python benchmarks/overhead.py > benchmarks/results/overhead.json
     python benchmarks/grid.py
@@ -27,7 +27,7 @@ PROBLEMS = ("digits", "mnist-mixture", "two-mode", "linear")
 Record = dict[str, Any]
 COMMAND = (
     "paracore compare --model digits --samplers picard,paradigms,front,ropa --window 2,4,8,16 --steps 50 "
-    "--guidance 4 --count 16 --one-at-a-time --seed 3000"
+    "--guidance 4 --count 16 --one-at-a-time --seed 3100"
 )
 
 
