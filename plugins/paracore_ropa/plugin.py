@@ -21,8 +21,8 @@ __all__ = ["ropa", "ropa_paper"]
 
 
 _SHARES = (
-    (8, "error-target(row=8.5, total=3.05, coherence=0.0)"),
-    (16, "error-target(row=10.0, total=3.5, coherence=0.0)"),
+    (8, "error-target(row=9.3, total=3.35, coherence=0.0)"),
+    (16, "error-target(row=9.5, total=3.3, coherence=0.0)"),
 )
 _WIDE_SHARES = "error-target(row=17.0, total=6.0, coherence=0.5, trust=0.6, growth=0.75)"
 """Shares of the target by window (the first bound above it): chosen on digits, N = 50, guidance 4 (docs)."""
