@@ -19,7 +19,7 @@ def secant(
     It costs no evaluation; nodes that were evaluated once are held. Tolerance: relative root-mean-square error
     against the sequential sample.
 
-    References: Fang and Saad 2009 (multisecant methods), doi:10.1002/nla.617, Section 3; per node: ours.
+    References: Fang and Saad 2009 (two classes of multisecant methods), doi:10.1002/nla.617; per node: ours.
 
     Args:
         window: evaluations per round and sample.

@@ -38,7 +38,7 @@ class Secant(paracore.JacobianApproximation):
     memory: int = attrs.field(default=2, validator=integer(1))
     regularisation: float = attrs.field(default=1e-3, validator=number(1e-12))
 
-    reference = "Fang and Saad 2009 (multisecant methods for fixed point acceleration), Section 3; per node: ours"
+    reference = "Fang and Saad 2009 (two classes of multisecant methods), doi:10.1002/nla.617; per node: ours"
 
     def start(self, problem: paracore.Problem, rows: int) -> dict[str, Any]:
         """No pairs yet."""
@@ -73,7 +73,14 @@ class Secant(paracore.JacobianApproximation):
         }
 
     def _pairs(self, round: Round, state: Any) -> tuple[Ints, list[list[Pair]]]:
-        """How many pairs each row has, ``(P, B)``, and the pairs, newest first, this round's among them."""
+        """How many pairs each row has, ``(P, B)``, and the pairs, newest first: worked out once a round."""
+        known = round.memo.get(self)
+        if known is None or known[0] is not state:
+            known = round.memo[self] = state, self._collect(round, state)
+        pairs: tuple[Ints, list[list[Pair]]] = known[1]
+        return pairs
+
+    def _collect(self, round: Round, state: Any) -> tuple[Ints, list[list[Pair]]]:
         window = round.window
         old = len(state["count"])
         counts = np.stack(state["count"]) if old else np.zeros((1, window.batch), dtype=np.int64)

@@ -144,14 +144,16 @@ def test_on_linear_problems_one_newton_iteration_is_exact(kind):
 def test_with_networks_that_act_on_each_number_alone_quasi_deer_is_deer():
     case = make_case(flow_euler(20), batch=2, dim=5)
     case = attrs.evolve(case, network=lambda x, t, rows: torch.sin(2 * x) + torch.cos(t)[:, None])
-    samples, rounds = [], []
-    for name in ("deer", "quasi-deer", "elk", "quasi-elk"):
-        result = paracore.solve(paracore.sampler(name, window=20), case.problem, quick(case))
-        samples.append(result.sample)
-        rounds.append(result.rounds.tolist())
-    assert rounds[1:] == rounds[:-1]
-    for other in samples[1:]:
-        torch.testing.assert_close(other, samples[0], rtol=1e-4, atol=1e-4)  # the target is 1e-2
+    for tolerance in (1e-2, 1e-4):
+        made = {
+            name: paracore.solve(paracore.sampler(name, window=20, tolerance=tolerance), case.problem, quick(case))
+            for name in ("deer", "quasi-deer", "elk", "quasi-elk")
+        }
+        assert len({tuple(result.rounds) for result in made.values()}) == 1
+        for exact, probed in (("deer", "quasi-deer"), ("elk", "quasi-elk")):
+            torch.testing.assert_close(made[probed].sample, made[exact].sample, rtol=1e-12, atol=1e-12)
+    # the filter's default variance of 1e8 is a damping that shows until the solve is tight
+    torch.testing.assert_close(made["elk"].sample, made["deer"].sample, rtol=1e-6, atol=1e-6)
 
 
 def test_newton_needs_fewer_rounds_than_picard_where_the_window_is_long():

@@ -190,6 +190,6 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # what torch raises: unknown, not built, meta
         raise ConfigurationError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
     return device

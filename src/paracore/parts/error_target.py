@@ -48,7 +48,7 @@ _QUIET = 10.0
 _LOUD = 0.4
 _LOUDEST = -0.1
 """Outputs that respond little to the iterates' differences mean that these lie along the data, where errors do not die
-out (unguided digits: errors grow 5 to 10 times). ``quiet`` is 1 where the output does not respond at all, ``sqrt(1/2)``
+out. ``quiet`` is 1 where the output does not respond at all, ``sqrt(1/2)``
 where the data prediction does not; guided networks show 0.3 to 0.5. ``10 (quiet - 0.4)``, at least -1, adds to the
 growth's exponent."""
 
@@ -61,7 +61,8 @@ class ErrorTarget(StoppingRule):
     ``move = reach * L * gap / size * exp((growth * max(kappa, 4) + 10 (quiet - 0.4)) * tau)``. ``reach`` is the
     scheme's own response to an output error. ``L = kappa * shape`` is the response of outputs to state changes:
     ``shape`` is what it would be for data of unit variance (math page, the error target), ``kappa`` what the rounds
-    done have shown (``|df| / |shape dx|`` at nodes evaluated twice, a running mean). The exponential stands for what
+    done have shown (``|df| / |shape dx|`` at nodes evaluated twice, a running mean; ``df`` is what a Jacobian part's
+    forecast missed, if there is one). The exponential stands for what
     the steps to come make of an error; ``tau = sigma / (alpha + sigma)``, and ``quiet`` (between 0 and 1) tells how
     little the outputs answered to the moves seen so far. A row is accepted while its own move and the sum of all moves
     stay inside their shares of the target.
