@@ -166,8 +166,8 @@ class ErrorTarget(StoppingRule):
         return {**state, **learned, "spent": spent}
 
     def estimate(self, state: Any) -> Floats:
-        """The sum of the accepted rows' moves."""
-        return np.asarray(state["spent"])
+        """The accepted rows' moves, summed, in shares of the target: all of ``total`` spent is the target itself."""
+        return np.asarray(state["spent"] / self.total if self.total > 0 else state["spent"])
 
 
 def _responses(round: Round, reach: Floats) -> tuple[Floats, Floats]:
