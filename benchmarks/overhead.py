@@ -1,6 +1,6 @@
 """What the solver costs beside the network: ``python benchmarks/overhead.py``.
 
-Three figures for Picard, printed as JSON:
+Three figures for Picard, and the same for the default sampler, printed as JSON:
 
 * milliseconds per round outside the network for one digit (1 x 28 x 28, window 8, median of all rounds);
 * passes over the window per round for a state of 2 million float32 values, window 8. Every elementwise or reducing
@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 import paracore
+from paracore.compose import DEFAULT_SAMPLER
 
 WINDOW = 8
 
@@ -64,7 +65,7 @@ class Counter(TorchDispatchMode):
         self.peak = max(self.peak, sum(self.live.values()))
 
 
-def milliseconds_per_round() -> float:
+def milliseconds_per_round(name: str) -> float:
     """Solver time per round for one digit, the network replaced by a cheap smooth function."""
 
     class Clock(paracore.Observer):
@@ -72,7 +73,7 @@ def milliseconds_per_round() -> float:
 
     problem = paracore.Problem(paracore.schemes.flow_euler(50), torch.randn(1, 1, 28, 28))
     evaluator = paracore.evaluators.batched(lambda x, t, rows: torch.tanh(2 * x) * t[:, None, None, None])
-    sampler = paracore.sampler("picard", window=WINDOW)
+    sampler = paracore.sampler(name, window=WINDOW)
     times = []
     for _ in range(20):
         state = sampler.start(problem)
@@ -85,11 +86,11 @@ def milliseconds_per_round() -> float:
     return statistics.median(times)
 
 
-def passes_and_memory(elements: int = 2_000_000) -> dict[str, float]:
+def passes_and_memory(name: str, elements: int = 2_000_000) -> dict[str, float]:
     """Kernels and traffic per round in windows, and peak storage in windows."""
     scheme = paracore.schemes.flow_euler(50)
     problem = paracore.Problem(scheme, torch.randn(1, elements))
-    sampler = paracore.sampler("picard", window=WINDOW, tolerance=0.01)
+    sampler = paracore.sampler(name, window=WINDOW, tolerance=0.01)
     counter = Counter()
     rounds = 0
     full = 0.0
@@ -122,7 +123,14 @@ def passes_and_memory(elements: int = 2_000_000) -> dict[str, float]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    print(json.dumps({"ms_per_round_one_digit": round(milliseconds_per_round(), 3), **passes_and_memory()}, indent=2))
+    data: dict[str, Any] = measure("picard")
+    data["default"] = {"sampler": DEFAULT_SAMPLER, **measure(DEFAULT_SAMPLER)}
+    print(json.dumps(data, indent=2))
+
+
+def measure(name: str) -> dict[str, Any]:
+    """All figures of one preset."""
+    return {"ms_per_round_one_digit": round(milliseconds_per_round(name), 3), **passes_and_memory(name)}
 
 
 if __name__ == "__main__":

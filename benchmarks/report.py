@@ -53,6 +53,16 @@ def comparison(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def costs(data: dict[str, Any]) -> str:
+    lines = ["| sampler | ms per round | passes per round | traffic per round | peak memory |", "|---|---|---|---|---|"]
+    for name, r in (("picard", data), (data["default"]["sampler"], data["default"])):
+        lines.append(
+            f"| `{name}` | {r['ms_per_round_one_digit']:.2f} | {r['passes_per_round_max']} | "
+            f"{r['traffic_in_windows_per_round_max']} | {r['peak_memory_in_windows']} |"
+        )
+    return "\n".join(lines)
+
+
 def calibration(rows: list[dict[str, Any]]) -> str:
     lines = ["| problem | window | asked | obtained (mean) | 95th percentile | above 3x | speed-up | evaluations / N |"]
     lines.append("|---|---|---|---|---|---|---|---|")
@@ -387,9 +397,10 @@ of {hard[1]} means within the target, {hard[2]} of {hard[3]} runs above three ti
 
 ## What the solver costs
 
-`python benchmarks/overhead.py`, one thread: {overhead["ms_per_round_one_digit"]:.2f} ms per round outside the network for one digit at window 8 (median). For 2 million float32 values and
-window 8: at most {overhead["passes_per_round_max"]} passes over the window per round (a pass is one kernel over as many elements as the window has; the traffic of all operands, read and written, is
-{overhead["traffic_in_windows_per_round_max"]} windows), and at most {overhead["peak_memory_in_windows"]} windows of memory beside the model.
+`python benchmarks/overhead.py`, one thread, window 8. Milliseconds: outside the network, for one digit (median). Passes and memory: for 2 million float32 values, at most; a pass is one kernel over as many
+elements as the window has, the traffic is all operands read and written, memory is beside the model; all three in windows.
+
+{costs(overhead)}
 """
     (root / "docs" / "benchmarks.md").write_text(text)
     if grid:

@@ -27,8 +27,8 @@ class Secant(paracore.JacobianApproximation):
     Broyden, per node). It costs no evaluation: a node has differences once it was evaluated twice. Outputs are taken in
     the composition's form. Rows that have moved since they were evaluated only.
 
-    Memory: ``2 memory`` windows beside the engine's. Work: about ``memory (memory + 7) / 2`` passes over the rows that
-    have differences.
+    It is the dearest part of the library in solver work: pairs and differences add about 7 windows of memory at
+    ``memory=2``, and more than double the passes of a round (``benchmarks/overhead.py``).
 
     Attributes:
         memory: differences per node, at least 1.
@@ -125,10 +125,11 @@ class _Block:
         along = torch.stack([_mean_product(move, v) for move in self.moves], dim=1)
         weights = small_solve(self.gram, torch.where(self.there, along, 0.0)[:, :, None])[:, :, 0]
         weights = torch.where(self.there, weights, 0.0).to(compute_dtype(v.dtype))
-        total = torch.zeros_like(v)
-        for k, change in enumerate(self.changes):
-            total = total + change * weights[:, k].reshape((-1,) + (1,) * (v.ndim - 1))
-        return total
+        columns = weights.T.reshape((weights.shape[1], -1) + (1,) * (v.ndim - 1))
+        total = self.changes[0] * columns[0]
+        for change, column in zip(self.changes[1:], columns[1:], strict=True):
+            total = total.addcmul_(change, column)
+        return total.to(v.dtype)
 
 
 def _mean_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -88,7 +88,8 @@ def _corrected(round: Round, row: int, output: torch.Tensor, move: torch.Tensor,
         if not isinstance(response, torch.Tensor) or response.shape != move.shape or response.device != move.device:
             what = tuple(response.shape) if isinstance(response, torch.Tensor) else type(response).__name__
             raise StrategyError(f"local gave {what} at row {row}; a tensor {tuple(move.shape)} is needed")
-        response = response * per_sample(v[row], move)
+        if not (v[row] == 1).all():
+            response = response * per_sample(v[row], move)
         still = (rms(move) == 0).reshape((-1,) + (1,) * (move.ndim - 1))  # no move, no response: the bits stay
         output = torch.where(still, output, output + response).to(output.dtype)
     return output
