@@ -44,7 +44,7 @@ def front(
     memory: int = 2,
     stride: int = 0,
     trend: float = 0.5,
-    form: str = "network",
+    form: str = "auto",
     guess: str = "damped-linear(trend=0.5)",
 ) -> paracore.Engine:
     """The strided secant front: every k-th node from the front is evaluated, the others interpolated, secants between.
@@ -61,7 +61,7 @@ def front(
         memory: differences per node.
         stride: k; 0 chooses it by window and N.
         trend: how much of the last slope is kept beyond the last evaluated node.
-        form: the quantity that is held: network, drift, noise, data, velocity, v-prediction, score.
+        form: the quantity that is held: auto (by scheme), network, drift, noise, data, velocity, v-prediction, score.
         guess: how rows enter: hold, copy, linear, damped-linear.
     """
     return paracore.compose(

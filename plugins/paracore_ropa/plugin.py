@@ -21,8 +21,9 @@ __all__ = ["ropa", "ropa_paper"]
 
 
 _SHARES = (
-    (8, "error-target(row=9.3, total=3.35, coherence=0.0)"),
-    (16, "error-target(row=9.5, total=3.3, coherence=0.0)"),
+    (4, "error-target(row=12.0, total=4.3, coherence=0.0, growth=0.6)"),
+    (8, "error-target(row=11.0, total=4.0, coherence=0.0, growth=0.6)"),
+    (16, "error-target(row=11.0, total=4.2, coherence=0.0, growth=0.75)"),
 )
 _WIDE_SHARES = "error-target(row=17.0, total=6.0, coherence=0.5, trust=0.6, growth=0.75)"
 """Shares of the target by window (the first bound above it): chosen on digits, N = 50, guidance 4 (docs)."""
@@ -31,7 +32,7 @@ _WIDE_SHARES = "error-target(row=17.0, total=6.0, coherence=0.5, trust=0.6, grow
 def ropa(
     window: int = 8,
     tolerance: float = 0.01,
-    form: str = "network",
+    form: str = "auto",
     guess: str = "damped-linear(trend=0.3)",
     correction: str = "secant(memory=2)",
     widest: int = 0,
@@ -56,10 +57,11 @@ def ropa(
     Args:
         window: evaluations per round and sample.
         tolerance: error target; 0 gives the sequential answer itself, and every row is evaluated.
-        form: the quantity that is held while states move: network, drift, noise, data, velocity, v-prediction, score.
+        form: the quantity that is held while states move: auto (by scheme), network, drift, noise, data, velocity,
+            v-prediction, score.
         guess: how rows enter: hold, copy, linear, damped-linear, noise.
         correction: the Jacobian approximation: secant, none, or another.
-        widest: largest spacing of evaluated rows; 1 evaluates all rows; 0 is 4 for windows below 0.15 N, else 1.
+        widest: largest spacing of evaluated rows; 1 evaluates all rows; 0 is 4 for windows below 0.15 N, else 2.
         reach: nodes ahead of the front that may be evaluated; 0 is a fifth of N.
         share: share of the tolerance for interpolation errors.
         alpha: residuals above alpha times their budget narrow the spacing of evaluated rows.

@@ -50,7 +50,7 @@ class ResidualSparsity(Selection):
     ones over most of the trajectory), so that the error of a skipped row depends little on the spacing.
 
     Attributes:
-        widest: largest spacing; 0 is 4 for windows below 0.15 N, else 1: wide windows gain no rounds by skipping rows.
+        widest: largest spacing; 0 is 4 for windows below 0.15 N, else 2. Windows wider than the reach skip no row.
         reach: nodes ahead of the front that may be evaluated; 0 is a fifth of N; the window spans one row more (or as
             many as it evaluates). No spacing exceeds ``reach / window``, rounded up: knots further out settle too late.
         share: share of the tolerance for interpolation errors.
@@ -85,7 +85,7 @@ class ResidualSparsity(Selection):
         return max(width, self._ahead(steps) + 1) if self._widest(width, steps) > 1 else width
 
     def _widest(self, width: int, steps: int) -> int:
-        return self.widest or (4 if width < 0.15 * steps else 1)
+        return self.widest or (4 if width < 0.15 * steps else 2)
 
     def _ahead(self, steps: int) -> int:
         return self.reach or max(1, round(steps / 5))

@@ -58,7 +58,8 @@ class Composition:
         tolerance: in the unit of the stopping rule (for the default rule: accepted relative root-mean-square error of
             the sample against the sequential sampler's). 0: the sequential answer itself.
         output_form: the quantity that is held while a state moves: ``"network"`` (what the network returns),
-            ``"drift"``, or one of :data:`paracore.schemes.FORMS`.
+            ``"drift"``, one of :data:`paracore.schemes.FORMS`, or ``"auto"``
+            (:attr:`~paracore.schemes.Scheme.calm_form`).
         warmup: rounds at the start that evaluate the front alone: sequential steps before the window opens.
         name: for messages and tables.
 

@@ -218,6 +218,20 @@ def test_conversions_round_trip(seed: int, source: str, target: str) -> None:
     np.testing.assert_allclose(back_v * v, 1, rtol=1e-9)
 
 
+def test_the_calm_form_goes_by_the_kind_of_scheme() -> None:
+    kinds = {"drift": (flow_euler(5), ddim(5), edm_euler(5)), "data": (ddpm(5),), "network": (dpm_solver_pp_2m(5),)}
+    for form, schemes in kinds.items():
+        for scheme in schemes:
+            assert scheme.calm_form == form
+            for own, auto in zip(scheme.gain(form), scheme.gain("auto"), strict=True):
+                np.testing.assert_array_equal(own, auto)
+            assert scheme.in_form("auto").prediction == scheme.in_form(form).prediction
+    bare = Scheme.create([1.0, 0.5], [0.1, 0.0], [1.0, 0.5])  # no drift where an output has no weight
+    assert bare.calm_form == "network"
+    noisy = Scheme.create([1.0, 0.5], [0.1, 0.2], [1.0, 0.5], c=[0.1, 0.0])  # no data without noise levels
+    assert noisy.calm_form == "drift"
+
+
 def test_forms_by_name() -> None:
     alpha, sigma = np.array([0.6, 0.8]), np.array([0.8, 0.6])
     levels = Levels(alpha, sigma, np.ones(1), np.ones(1))

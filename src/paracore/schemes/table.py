@@ -300,13 +300,15 @@ class Scheme:
     def form_gain(self, form: str) -> tuple[Array, Array]:
         """``(u, v)``, each ``(N,)``: the network's own output is ``u * x + v * f'`` with ``f'`` in another form.
 
-        ``form`` is ``"network"`` (its own), ``"drift"`` (``x_{n+1} = x_n + b f'``: ParaDIGMS), or one of
-        :data:`~paracore.schemes.FORMS`.
+        ``form`` is ``"network"`` (its own), ``"drift"`` (``x_{n+1} = x_n + b f'``: ParaDIGMS), one of
+        :data:`~paracore.schemes.FORMS`, or ``"auto"`` (:attr:`calm_form`).
 
         Raises:
             SchemeError: if the scheme has no such form.
         """
         n = self.steps
+        if form == "auto":
+            form = self.calm_form
         if form in ("network", self.prediction):
             return np.zeros(n), np.ones(n)
         if form == "drift":
@@ -322,6 +324,23 @@ class Scheme:
             )
         self.levels.conversion(self.prediction, form, slice(0, n))
         return self.levels.conversion(form, self.prediction, slice(0, n))
+
+    @cached_property
+    def calm_form(self) -> str:
+        """The form to hold where nothing better is known: ``"data"``, ``"drift"`` or ``"network"``.
+
+        Fresh noise moves a state far and the data that it predicts little, so that a stochastic scheme holds the data;
+        a one-step deterministic one holds the drift, a multistep one what the network returns (figures in the docs).
+        A form that divides by zero somewhere is passed over.
+        """
+        wanted = "data" if self.stochastic else "network" if self.memory > 0 else "drift"
+        for form in (wanted, "drift"):
+            try:
+                self.form_gain(form)
+            except SchemeError:
+                continue
+            return form
+        return "network"
 
     def gain(self, form: str) -> tuple[Array, Array]:
         """:meth:`form_gain`, worked out once: read-only arrays."""
@@ -368,6 +387,7 @@ class Scheme:
             b[rows, lag] = self.b[rows, lag] * v[rows - lag]
         while a.shape[1] > 1 and not a[:, -1].any():
             a = a[:, :-1]
+        form = self.calm_form if form == "auto" else form
         prediction = self.prediction if form == "network" else form if form != "drift" else None
         return attrs.evolve(self, a=a, b=b, prediction=prediction, name=f"{self.name} ({form} form)")
 
