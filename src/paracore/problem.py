@@ -133,7 +133,7 @@ class NoiseTape:
         self._next = int(data["next"])
         self._rows = {int(node): row.to(self._like.device) for node, row in data["rows"].items()}
         for generator, state in zip(self._generators, data["generators"], strict=True):
-            generator.set_state(state)
+            generator.set_state(state.cpu())  # wherever map_location put it: torch takes no other
 
     def _draw(self) -> None:
         node, self._next = self._next, self._next + 1
