@@ -1,0 +1,227 @@
+"""Where the recorded calls are made: one by one, in batches, or on copies of the networks on several devices."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import attrs
+import torch
+
+from paracore.errors import ConfigurationError
+from paracore_diffusers.calls import Call, mapped, tensors
+from paracore_diffusers.merge import UnmergeableError, batch_of, merged, split
+
+__all__ = ["Executor", "Merged", "OneByOne", "Replicas", "executor_from"]
+
+
+class Executor(Protocol):
+    """Makes recorded calls: sets ``result`` and ``done`` of each that is not done. A call may name ``inline``.
+
+    Attributes:
+        inline: calls need not be recorded: the pipeline may make them itself, in its own loop.
+    """
+
+    inline: bool
+
+    def run(self, calls: Sequence[Call], known: Sequence[Call]) -> None:
+        """Make the calls; ``known`` are some with their true answers, to check against."""
+        ...
+
+
+@attrs.define
+class OneByOne:
+    """The pipeline makes every call itself, in its own loop: the bits of a sequential run."""
+
+    inline: bool = attrs.field(default=True, init=False)
+
+    def run(self, calls: Sequence[Call], known: Sequence[Call]) -> None:
+        """Make each call by itself."""
+        for call in calls:
+            _alone(call)
+
+
+@attrs.define(eq=False)
+class Merged:
+    """Calls of one kind are one batched call, where that is possible; the others are made one by one.
+
+    The first merged call of a kind holds a call whose answer is known: if the merged answer differs from it by more
+    than ``tolerance``, that kind is made one by one from then on.
+
+    Attributes:
+        max_batch: most samples (nodes times the pipeline's own batch) in one call; ``None``: no limit.
+        tolerance: largest relative difference of a merged answer; ``None``: 1e-3, for half precision 0.05.
+        verdicts: what was found, by the network's class: ``"merged"``, or why not.
+    """
+
+    max_batch: int | None = None
+    tolerance: float | None = None
+    verdicts: dict[str, str] = attrs.field(factory=dict, init=False)
+    inline: bool = attrs.field(default=False, init=False)
+    _checked: set[Any] = attrs.field(factory=set, init=False, repr=False)
+    _refused: set[Any] = attrs.field(factory=set, init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.max_batch is not None and (not isinstance(self.max_batch, int) or self.max_batch < 1):
+            raise ConfigurationError(f"max_batch is {self.max_batch!r}; an integer of at least 1, or None, is needed")
+
+    def run(self, calls: Sequence[Call], known: Sequence[Call]) -> None:
+        """Make the calls."""
+        groups: dict[Any, list[Call]] = {}
+        for call in calls:
+            if not call.done:
+                groups.setdefault(call.key, []).append(call)
+        for key, group in groups.items():
+            if key in self._refused:
+                for call in group:
+                    _alone(call)
+                continue
+            reference = next((c for c in known if c.key == key), None)
+            self._group(key, group, reference)
+
+    def _group(self, key: Any, group: list[Call], reference: Call | None) -> None:
+        name = type(group[0].module).__name__
+        try:
+            batch = batch_of(group[0])
+            most = len(group) + 1 if self.max_batch is None else max(1, self.max_batch // batch)
+            if key not in self._checked and reference is not None and most > 1:
+                self._first(group[: most - 1], reference, batch)
+                group = group[most - 1 :]
+                self._checked.add(key)
+            for begin in range(0, len(group), most):
+                self._together(group[begin : begin + most], batch)
+            self.verdicts.setdefault(name, "merged")
+        except UnmergeableError as reason:
+            self._refused.add(key)
+            self.verdicts[name] = f"one by one: {reason}"
+            for call in group:
+                if not call.done:
+                    _alone(call)
+
+    def _first(self, group: list[Call], reference: Call, batch: int) -> None:
+        """A merged call that holds a known one."""
+        answers = self._answers([reference, *group], batch)
+        error = max((_difference(a, b) for a, b in _pairs(answers[0], reference.result)), default=0.0)
+        half = any(t.dtype in (torch.float16, torch.bfloat16) for t in tensors(reference.result))
+        allowed = self.tolerance if self.tolerance is not None else 0.05 if half else 1e-3
+        if not error <= allowed:
+            raise UnmergeableError(f"a merged answer differs from the single one by {error:.1e} (allowed {allowed:g})")
+        for call, answer in zip(group, answers[1:], strict=True):
+            call.result, call.done = answer, True
+
+    def _together(self, group: list[Call], batch: int) -> None:
+        if len(group) == 1:
+            _alone(group[0])
+            return
+        for call, answer in zip(group, self._answers(group, batch), strict=True):
+            call.result, call.done = answer, True
+
+    def _answers(self, group: list[Call], batch: int) -> list[Any]:
+        args, kwargs = merged(group)
+        try:
+            result = group[0].module(*args, **kwargs)
+        except (RuntimeError, ValueError, IndexError, AssertionError, TypeError) as error:
+            if isinstance(error, torch.cuda.OutOfMemoryError):
+                raise
+            what = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+            raise UnmergeableError(f"the network refuses the merged call ({what})") from error
+        return split(result, len(group), batch)
+
+
+class Replicas:
+    """Copies of the networks on several devices, each making its share of the calls, one thread a device.
+
+    Only the networks that the loop calls are copied, text encoders and decoder stay where they are.
+
+    Attributes:
+        devices: where; the first may be the pipeline's own.
+        each: makes a device's share: :class:`OneByOne` or :class:`Merged`.
+    """
+
+    inline = False
+
+    def __init__(self, devices: Sequence[str | torch.device], each: type[OneByOne] | type[Merged] = OneByOne) -> None:
+        if isinstance(devices, str) or not devices:
+            raise ConfigurationError(f"devices is {devices!r}; a list of at least one device is needed")
+        self.devices = [torch.device(d) for d in devices]
+        self._each = [each() for _ in self.devices]
+        self._copies: dict[int, tuple[Any, list[Any]]] = {}
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """What was found about merging on the first device."""
+        return dict(getattr(self._each[0], "verdicts", {}))
+
+    def run(self, calls: Sequence[Call], known: Sequence[Call]) -> None:
+        """Make the calls, split over the devices in even runs."""
+        todo = [call for call in calls if not call.done]
+        for call in todo:
+            self._replicas(call.module)
+        count = len(self.devices)
+        shares = [todo[i * len(todo) // count : (i + 1) * len(todo) // count] for i in range(count)]
+        with ThreadPoolExecutor(count) as pool:
+            jobs = [pool.submit(self._share, i, share, known) for i, share in enumerate(shares) if share]
+            for job in jobs:
+                job.result()
+
+    @torch.no_grad()
+    def _share(self, which: int, share: list[Call], known: Sequence[Call]) -> None:
+        device = self.devices[which]
+        there = [self._moved(call, which, device) for call in share]
+        checks = [self._moved(call, which, device) for call in known if id(call.module) in self._copies]
+        for check, call in zip(checks, [c for c in known if id(c.module) in self._copies], strict=True):
+            check.result, check.done = mapped(call.result, lambda t: t.to(device)), True
+        self._each[which].run(there, checks)
+        for call, moved in zip(share, there, strict=True):
+            home = next((t.device for t in tensors((call.args, call.kwargs))), device)
+            call.result, call.done = mapped(moved.result, operator.methodcaller("to", home)), True
+
+    def _moved(self, call: Call, which: int, device: torch.device) -> Call:
+        args = mapped(call.args, lambda t: t.to(device))
+        kwargs = mapped(call.kwargs, lambda t: t.to(device))
+        return Call(self._replicas(call.module)[which], args, kwargs, call.ordinal, call.node)
+
+    def _replicas(self, module: Any) -> list[Any]:
+        kept = self._copies.get(id(module))
+        if kept is None or kept[0] is not module:
+            self._copies[id(module)] = kept = module, [copy.deepcopy(module).to(d) for d in self.devices]
+        return kept[1]
+
+
+def executor_from(asked: Any, devices: Sequence[Any] | None, max_batch: int | None) -> Any:
+    """``"merged"``, ``"one-by-one"``, or an object of one's own.
+
+    Raises:
+        ConfigurationError: for another name, or devices with an executor of one's own.
+    """
+    if not isinstance(asked, str):
+        if devices is not None:
+            raise ConfigurationError("devices and an executor of one's own were given; give one of them")
+        return asked
+    kinds: dict[str, Any] = {"merged": Merged, "one-by-one": OneByOne}
+    if asked not in kinds:
+        raise ConfigurationError(f"execution is {asked!r}; 'merged', 'one-by-one' or an executor is needed")
+    if devices is not None:
+        return Replicas(devices, kinds[asked])
+    return Merged(max_batch) if asked == "merged" else OneByOne()
+
+
+def _alone(call: Call) -> None:
+    if not call.done:
+        call.result, call.done = call.run(), True
+
+
+def _pairs(a: Any, b: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return list(zip(tensors(a), tensors(b), strict=True))
+
+
+def _difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Relative root-mean-square difference."""
+    if a.shape != b.shape or not a.is_floating_point():
+        return 0.0 if torch.equal(a, b) else float("inf")
+    wide = torch.float64 if a.device.type == "cpu" else torch.float32
+    size = float(b.to(wide).pow(2).mean().sqrt())
+    return float((a.to(wide) - b.to(wide)).pow(2).mean().sqrt()) / max(size, 1e-30)

@@ -1,0 +1,314 @@
+"""``parallelize(pipe)``: a pipeline whose denoising loop runs parallel in time, everything else its own."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import attrs
+import torch
+
+import paracore
+from paracore.compose import DEFAULT_SAMPLER
+from paracore.errors import CapabilityError, ConfigurationError
+from paracore.parts import WarmStart
+from paracore.plugins.calls import options_of
+from paracore_diffusers.callbacks import Callbacks
+from paracore_diffusers.errors import UnsupportedPipelineError
+from paracore_diffusers.execution import executor_from
+from paracore_diffusers.installation import installed
+from paracore_diffusers.session import Session
+
+__all__ = ["ParallelPipeline", "PipelineRun", "parallelize"]
+
+WIDTHS = ("window", "cores")
+"""What samplers call the number of evaluations per round."""
+
+
+@attrs.frozen(eq=False)
+class PipelineRun:
+    """How the last call went.
+
+    Attributes:
+        route: ``"table"`` (the scheduler as a table), ``"replay"`` (its own ``step``), or ``"sequential"``.
+        rounds: dependent rounds of network evaluations; a sequential run makes ``steps``.
+        steps: N, scheduler steps of a sequential run.
+        evaluations: nodes evaluated, for the whole batch of the pipeline at a time.
+        network_calls: calls of networks that the evaluations took (two with separate guidance), merged ones counted
+            singly.
+        error_estimate: estimated relative error of the final latents against a sequential run; 0 where exact,
+            ``None`` if the stopping rule keeps none.
+        wall_time: seconds of the whole call, decoding included.
+        solver_time: seconds spent in the sampler.
+        cause: why the scheduler is replayed, or the pipeline was run sequentially.
+        merges: by network class: ``"merged"``, or why its calls are made one by one.
+        result: the sampler's own record; ``None`` for a sequential run.
+    """
+
+    route: str
+    rounds: int
+    steps: int
+    evaluations: int
+    network_calls: int
+    error_estimate: float | None
+    wall_time: float
+    solver_time: float
+    cause: str | None
+    merges: dict[str, str]
+    result: paracore.Result | None
+
+    @property
+    def speedup(self) -> float:
+        """N over the rounds made."""
+        return self.steps / max(self.rounds, 1)
+
+    @property
+    def trajectory(self) -> torch.Tensor | None:
+        """``(N + 1, B, *event)`` accepted latents, if they were kept; another call may start from them."""
+        return None if self.result is None else self.result.trajectory
+
+
+class ParallelPipeline:
+    """Called like the pipeline; see :func:`parallelize`.
+
+    Attributes:
+        pipe: the pipeline, untouched between calls.
+        last: how the last call went; ``None`` before the first.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        make: Callable[[], paracore.Sampler],
+        *,
+        exact: bool,
+        executor: Any,
+        on_unsupported: str,
+        keep_trajectory: bool,
+    ) -> None:
+        self.pipe = pipe
+        self.last: PipelineRun | None = None
+        self._make = make
+        self._exact = exact
+        self._executor = executor
+        self._on_unsupported = on_unsupported
+        self._keep = keep_trajectory
+        self._busy = False
+
+    def __call__(self, *args: Any, start_from: Any = None, **kwargs: Any) -> Any:
+        """Call the pipeline, its denoising loop in parallel.
+
+        Args:
+            args, kwargs: the pipeline's own.
+            start_from: an earlier run (``fast.last``, made with ``keep_trajectory=True``) or its trajectory
+                ``(N + 1, B, *event)``, with the same initial noise: states are guessed from it.
+
+        Returns:
+            What the pipeline returns.
+
+        Raises:
+            UnsupportedPipelineError: if pipeline, scheduler or this call cannot be run in parallel; it says why.
+            ConfigurationError: if it is released, or already running.
+            SolveInterrupted: on Ctrl-C; the pipeline is as before.
+        """
+        if self._make is None:
+            raise ConfigurationError("this pipeline was released; call parallelize(pipe) again")
+        if self._busy:
+            raise ConfigurationError("this pipeline is running already; make a second one with parallelize(pipe)")
+        began = time.perf_counter()
+        before = _Random(args, kwargs)
+        self._busy = True
+        try:
+            return self._parallel(args, kwargs, start_from, began)
+        except UnsupportedPipelineError as error:
+            if self._on_unsupported != "sequential":
+                raise
+            before.restore()
+            warnings.warn(f"run sequentially: {error}", stacklevel=2)
+            output = self.pipe(*args, **kwargs)
+            steps = int(getattr(self.pipe, "num_timesteps", 0) or len(getattr(self.pipe.scheduler, "timesteps", ())))
+            wall = time.perf_counter() - began
+            self.last = PipelineRun("sequential", steps, steps, steps, 0, 0.0, wall, 0.0, str(error), {}, None)
+            return output
+        finally:
+            self._busy = False
+
+    def _parallel(self, args: tuple[Any, ...], kwargs: dict[str, Any], start_from: Any, began: float) -> Any:
+        sampler = self._sampler(start_from)
+        callbacks = Callbacks.taken(self.pipe, args, kwargs)
+        pipe = self.pipe
+        session = Session(
+            sampler=sampler,
+            executor=self._executor,
+            scheduler=getattr(pipe, "scheduler", None),
+            exact=self._exact,
+            trajectory=self._keep or callbacks.wanted,
+        )
+        callbacks.session = session
+        with installed(pipe, session):
+            output = pipe(*callbacks.args, **callbacks.kwargs)
+        session.check_ended()
+        self.last = self._record(session, time.perf_counter() - began)
+        return output
+
+    def _sampler(self, start_from: Any) -> paracore.Sampler:
+        sampler = self._make()
+        if sampler.needs:
+            raise CapabilityError(
+                f"{sampler!r} needs {', '.join(sorted(sampler.needs))}, which a pipeline cannot give; choose a sampler "
+                "without Jacobian-vector products ('ropa', 'front', 'picard', 'anderson', ...)"
+            )
+        if start_from is None:
+            return sampler
+        trajectory = start_from.trajectory if isinstance(start_from, PipelineRun) else start_from
+        if not isinstance(trajectory, torch.Tensor):
+            raise ConfigurationError("start_from has no trajectory; make that run with keep_trajectory=True")
+        if not isinstance(sampler, paracore.Engine):
+            raise ConfigurationError(f"{sampler!r} is no composition; it cannot start from a trajectory")
+        wide = trajectory.float() if trajectory.dtype in (torch.float16, torch.bfloat16) else trajectory
+        return paracore.Engine(attrs.evolve(sampler.composition, initializer=WarmStart(wide)))
+
+    def _record(self, session: Session, wall: float) -> PipelineRun:
+        result = session.result
+        estimate = None if result is None or result.error_estimate is None else float(result.error_estimate.max())
+        return PipelineRun(
+            route=session.route,
+            rounds=session.rounds,
+            steps=session.total,
+            evaluations=session.evaluated,
+            network_calls=session.network_calls,
+            error_estimate=estimate,
+            wall_time=wall,
+            solver_time=session.seconds,
+            cause=session.cause,
+            merges=dict(getattr(self._executor, "verdicts", {})),
+            result=result,
+        )
+
+    def release(self) -> Any:
+        """Let go of the copies of networks, if any were made; the pipeline itself, as it always was.
+
+        Returns:
+            The pipeline.
+        """
+        self._make = None  # type: ignore[assignment]
+        self._executor = None
+        return self.pipe
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "pipe":
+            raise AttributeError(name)
+        return getattr(self.pipe, name)
+
+    def __repr__(self) -> str:
+        return f"<ParallelPipeline of {type(self.pipe).__name__}>"
+
+
+def parallelize(
+    pipe: Any,
+    sampler: str | paracore.Sampler | None = None,
+    *,
+    window: int = 8,
+    tolerance: float | None = None,
+    exact: bool = False,
+    execution: Any = "merged",
+    devices: Sequence[str | torch.device] | None = None,
+    max_batch: int | None = None,
+    keep_trajectory: bool = False,
+    on_unsupported: str = "raise",
+    **options: Any,
+) -> ParallelPipeline:
+    """Make a diffusers pipeline's denoising loop parallel in time. The pipeline itself is not changed.
+
+    Args:
+        pipe: any diffusers pipeline with a scheduler and a loop over its timesteps.
+        sampler: a registered sampler's name, a sampler or composition, or ``None``: the library's default.
+        window: evaluations per round (for a sampler given by name, or the default).
+        tolerance: of the sampler; ``None``: its default (1 % of the sample by the default rule).
+        exact: the sequential run's bits: tolerance 0, every call made by itself, the real scheduler's ``step``. On
+            accelerators that needs deterministic kernels.
+        execution: ``"merged"`` (calls of a round in one batch where the network allows it), ``"one-by-one"``, or an
+            object with ``run`` (see :class:`~paracore_diffusers.execution.Executor`).
+        devices: copy the networks there and share the calls out; with ``execution="one-by-one"`` bits are kept.
+        max_batch: most samples in one network call.
+        keep_trajectory: keep all accepted latents in ``last.trajectory``.
+        on_unsupported: ``"raise"``, or ``"sequential"``: run the pipeline as it is, and warn why.
+        options: of the sampler, by name.
+
+    Raises:
+        ConfigurationError: for options that are not allowed.
+        UnknownNameError: for an unknown sampler.
+    """
+    if not callable(pipe) or not hasattr(pipe, "scheduler"):
+        raise ConfigurationError(f"pipe is {type(pipe).__name__}; a diffusers pipeline with a scheduler is needed")
+    if on_unsupported not in ("raise", "sequential"):
+        raise ConfigurationError(f"on_unsupported is {on_unsupported!r}; 'raise' or 'sequential' is needed")
+    if exact:
+        if tolerance not in (None, 0, 0.0):
+            raise ConfigurationError(f"exact=True with tolerance={tolerance}; leave tolerance out")
+        if devices is None:
+            execution = "one-by-one"
+        tolerance = 0.0
+    given = dict(options)
+    if tolerance is not None:
+        given["tolerance"] = tolerance
+
+    def make() -> paracore.Sampler:
+        return _sampler(sampler, window, given)
+
+    make()  # refuse bad options now
+    executor = executor_from("one-by-one" if exact else execution, devices, max_batch)
+    return ParallelPipeline(
+        pipe,
+        make,
+        exact=exact,
+        executor=executor,
+        on_unsupported=on_unsupported,
+        keep_trajectory=keep_trajectory,
+    )
+
+
+def _sampler(sampler: str | paracore.Sampler | None, window: int, options: dict[str, Any]) -> paracore.Sampler:
+    if isinstance(sampler, str) or sampler is None:
+        name = DEFAULT_SAMPLER if sampler is None else sampler
+        factory = paracore.registry.find("sampler", name.partition("(")[0].strip()).factory
+        width = next((w for w in WIDTHS if w in options_of(factory) and w not in options), None)
+        inner = {} if width is None or f"{width}=" in name else {width: window}
+        return paracore.sampler(name, **inner, **options)
+    if isinstance(sampler, paracore.Composition):
+        sampler = paracore.Engine(sampler)
+    if not isinstance(sampler, paracore.Sampler):
+        raise ConfigurationError(f"sampler is {type(sampler).__name__}; a name, a sampler or a composition is needed")
+    if not options:
+        return sampler
+    if isinstance(sampler, paracore.Engine) and set(options) == {"tolerance"}:
+        return paracore.Engine(attrs.evolve(sampler.composition, tolerance=options["tolerance"]))
+    raise ConfigurationError(
+        f"options {', '.join(options)} with a sampler that is built already; build it with them instead"
+    )
+
+
+class _Random:
+    """Random states, and tensors that a call may write into, as they were before a call."""
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = [*args, *kwargs.values()]
+        listed = [g for value in given for g in (value if isinstance(value, list | tuple) else (value,))]
+        self._generators = [(g, g.get_state()) for g in listed if isinstance(g, torch.Generator)]
+        self._tensors = [(t, t.clone()) for t in given if isinstance(t, torch.Tensor)]
+        self._cpu = torch.get_rng_state()
+        used: Any = torch.cuda.is_initialized
+        self._cuda = torch.cuda.get_rng_state_all() if used() else None
+
+    def restore(self) -> None:
+        """Put them back."""
+        for generator, state in self._generators:
+            generator.set_state(state)
+        for tensor, held in self._tensors:
+            if not torch.equal(tensor, held):
+                tensor.copy_(held)
+        torch.set_rng_state(self._cpu)
+        if self._cuda is not None:
+            torch.cuda.set_rng_state_all(self._cuda)

@@ -1,0 +1,583 @@
+"""One run of a pipeline: its own loop serves as the network, node by node as the sampler asks.
+
+The pipeline makes its first iteration as ever; when it steps its scheduler for the first time, the session knows the
+initial state, the first output, and how the scheduler is called. From there on ``step`` returns the states that the
+sampler wants evaluated. A round is either made in the pipeline's own iterations, one by one, or **recorded**
+(iterations whose network calls are noted and answered with zeros), **executed** (the calls, merged or spread over
+devices) and **replayed** (the same iterations, with the true answers: the pipeline's own arithmetic makes the guided
+output).
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import time
+from collections.abc import Callable, Generator, Mapping
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+
+from paracore import Outputs, Request, Result, Sampler
+from paracore.errors import DenoiserError, SolveInterrupted
+from paracore.schemes import Scheme
+from paracore.schemes.table import compute_dtype
+from paracore_diffusers.calls import Call, mapped, stand_in, tensors
+from paracore_diffusers.errors import NonFiniteSchedulerError, NonlinearSchedulerError, UnsupportedPipelineError
+from paracore_diffusers.proxies import Beside, StepOutput
+from paracore_diffusers.replay import ReplayScheme
+from paracore_diffusers.replay_noise import RawNoise
+from paracore_diffusers.replay_tape import TapedProblem
+from paracore_diffusers.stepper import Dtypes, Stepper
+from paracore_diffusers.table import SchedulerTable, small_signal_table, table_of
+
+__all__ = ["Accepted", "Session"]
+
+Outcome = Generator[tuple[int, torch.Tensor], torch.Tensor, torch.Tensor]
+
+
+@attrs.frozen(eq=False)
+class Accepted:
+    """A step that was accepted: node ``node`` was left for the state ``state`` at ``node + 1``."""
+
+    node: int
+    time: torch.Tensor
+    state: torch.Tensor
+
+
+@attrs.define(eq=False)
+class Loop:
+    """The pipeline's iteration over the timesteps.
+
+    Attributes:
+        node: the node being visited.
+    """
+
+    session: Session
+    times: list[torch.Tensor]
+    node: int = -1
+    stepped: bool = True
+    own: bool = False
+
+    def __iter__(self) -> Loop:
+        return self
+
+    def __next__(self) -> torch.Tensor:
+        if self.own:
+            self.node = self.session.next_node(self)
+        else:  # an ordinary iteration, until the scheduler is stepped
+            self.node += 1
+            if self.node >= len(self.times):
+                raise StopIteration
+            self.session.entering(self)
+        return self.times[self.node]
+
+
+def _never() -> bool:
+    return False
+
+
+def _nothing() -> None:
+    return None
+
+
+def _ignored(_: Any) -> None:
+    return None
+
+
+@attrs.define(eq=False)
+class Session:
+    """See the module's text.
+
+    Attributes:
+        sampler: decides what is evaluated when.
+        executor: makes recorded calls.
+        scheduler: the pipeline's own, real one.
+        exact: step through the real scheduler, so that the bits are the sequential run's.
+        interrupted: whether the user asked the pipeline to stop; the pipeline is then let run on for one iteration, to
+            be given the state that was accepted last.
+        ended: called when the loop ends.
+        progressed: called with the accepted node.
+        trajectory: keep all accepted states.
+        warm: makes the sampler start from an earlier trajectory.
+    """
+
+    sampler: Sampler
+    executor: Any
+    scheduler: Any
+    exact: bool
+    interrupted: Callable[[], bool] = _never
+    ended: Callable[[], None] = _nothing
+    progressed: Callable[[int], None] = _ignored
+    networks: Callable[[Any], None] = _ignored
+    trajectory: bool = False
+    rounds: int = 0
+    network_calls: int = 0
+    evaluated: int = 0
+    recorded: int = 0
+    iterations: int = 0
+    route: str = ""
+    cause: str | None = None
+    result: Result | None = None
+    total: int = 0
+    seconds: float = 0.0
+    mode: str = "outside"
+    inside: bool = False
+    noise: RawNoise | None = None
+    accepted: list[Accepted] = attrs.field(factory=list)
+    _loop: Loop | None = None
+    _solver: Outcome | None = None
+    _served: tuple[int, torch.Tensor] | None = None
+    _finished: bool = False
+    _fresh: Any = None
+    _scalers: dict[int, Any] = attrs.field(factory=dict)
+    _first: list[Call] = attrs.field(factory=list)
+    _visit: list[Call] = attrs.field(factory=list)
+    _at: int = 0
+    _templates: dict[Any, Any] = attrs.field(factory=dict)
+    _denoisers: set[type] = attrs.field(factory=set)
+    _scheme: Scheme | None = None
+    _table: SchedulerTable | None = None
+    _dtypes: Dtypes | None = None
+    _beside: Any = None
+    _many: int = 1
+    _generators: list[tuple[Any, torch.Tensor]] = attrs.field(factory=list)
+    _index: Any = None
+    _front: int = 0
+    _stopping: bool = False
+    _copying: bool = False
+
+    # -- the loop -----------------------------------------------------------------------------------------------
+
+    def begin_loop(self, times: torch.Tensor) -> Loop:
+        """The pipeline iterates over its timesteps."""
+        if self._loop is not None and self._loop.own and not self._finished:
+            raise UnsupportedPipelineError("the pipeline iterates over its timesteps inside its denoising loop")
+        if self._finished:
+            raise UnsupportedPipelineError(
+                "the pipeline iterates over its timesteps a second time; only one denoising loop is supported"
+            )
+        self._loop = Loop(self, list(times.unbind()))
+        self.total = len(self._loop.times)
+        return self._loop
+
+    def entering(self, loop: Loop) -> None:
+        """An iteration before the scheduler was stepped: the first may become ours."""
+        if loop.node == 0:
+            self._fresh = copy.deepcopy(self.scheduler)
+            self._index = self.scheduler.__dict__.get("_step_index")
+            self.mode, self.inside = "first", True
+            self._visit, self._at = [], 0
+        elif self.mode == "first":  # left without a step: skipped by the pipeline, or an interrupt
+            self.mode = "outside"
+
+    def next_node(self, loop: Loop) -> int:
+        """The node of the next iteration."""
+        if self._finished:
+            self.mode, self.inside = "outside", False
+            self.ended()
+            raise StopIteration
+        if not loop.stepped:
+            raise UnsupportedPipelineError("an iteration of the pipeline's loop did not step its scheduler")
+        self._stopping = self._stopping or self.interrupted()
+        loop.stepped = False
+        assert self._served is not None
+        self._visit, self._at = self._visit if self.mode == "replay" else [], 0
+        node = self._served[0]
+        if "_step_index" in self.scheduler.__dict__:  # pipelines look sigmas up with it
+            begin = getattr(self._fresh, "begin_index", None)
+            self.scheduler.__dict__["_step_index"] = (begin or 0) + node
+        self.iterations += 1
+        return node
+
+    # -- the scheduler ------------------------------------------------------------------------------------------
+
+    def on_scale(self, sample: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+        """``scale_model_input`` at the visited node, by the scheduler as it would be there."""
+        loop = self._loop
+        if loop is None or not self.inside:
+            found: torch.Tensor = type(self.scheduler).scale_model_input(self.scheduler, sample, *args, **kwargs)
+            return found
+        table = self._table
+        if table is not None and table.input_scale[loop.node] == 1.0 and self._plain_scale():
+            return sample
+        found = self._scaler(loop.node).scale_model_input(sample, *args, **kwargs)
+        return found
+
+    def _plain_scale(self) -> bool:
+        assert self._table is not None
+        return bool((self._table.input_scale == 1.0).all())
+
+    def _scaler(self, node: int) -> Any:
+        """A scheduler as it is when a sequential run arrives at a node."""
+        if not self._scalers:
+            self._scalers[0] = copy.deepcopy(self._fresh)
+            if self._table is None:
+                return self._scalers[0]
+        if node not in self._scalers:
+            assert self._table is not None
+            assert self._dtypes is not None
+            stepper = self._table.stepper
+            run, state = stepper.fresh(), torch.zeros(2, 2, 3, 3, dtype=self._dtypes.state)
+            device = stepper.timesteps[0].device
+            state = state.to(device)
+            for n in range(stepper.nodes):
+                self._scalers[n] = run.copy().scheduler
+                run.step(n, torch.zeros_like(state), state, lambda k, s, t, d: torch.zeros(s, dtype=t, device=d))
+        return self._scalers[node]
+
+    def on_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The pipeline's step: take the output, say which state comes next."""
+        loop = self._loop
+        if loop is None or not self.inside:
+            raise UnsupportedPipelineError(
+                "the pipeline steps its scheduler outside a loop over its timesteps (for t in timesteps)"
+            )
+        bound = inspect.signature(type(self.scheduler).step).bind(self.scheduler, *args, **kwargs)
+        values = dict(bound.arguments)
+        values.pop("self", None)
+        values.update(values.pop("kwargs", {}))
+        output, sample = values["model_output"], values["sample"]
+        if not isinstance(output, torch.Tensor) or not isinstance(sample, torch.Tensor):
+            raise UnsupportedPipelineError(f"step was given {type(output).__name__} and {type(sample).__name__}")
+        if not loop.own:
+            reply = self._start(loop, values)
+        else:
+            if loop.stepped:
+                raise UnsupportedPipelineError("the pipeline steps its scheduler twice in one iteration")
+            reply = self._go_on(output, sample)
+        loop.stepped = True
+        state = reply[1]
+        result: tuple[Any, ...] = (state, *(Beside() for _ in range(self._many - 1)))
+        return StepOutput(result)
+
+    def _start(self, loop: Loop, values: dict[str, Any]) -> tuple[int, torch.Tensor]:
+        if loop.node != 0:
+            raise UnsupportedPipelineError(
+                f"the pipeline steps its scheduler for the first time in iteration {loop.node}, not in the first"
+            )
+        self._first = list(self._visit)
+        self._check_first(loop, values)
+        loop.own = True
+        self._solver = self._solve(loop, values)
+        try:
+            self._served = next(self._solver)
+        except StopIteration as end:
+            self._served = (self.total, end.value)
+            self._finished = True
+        return self._served
+
+    def _go_on(self, output: torch.Tensor, sample: torch.Tensor) -> tuple[int, torch.Tensor]:
+        assert self._solver is not None
+        assert self._served is not None
+        node, served = self._served
+        if sample is not served:
+            self._check_state(node, sample, served)
+        if self.mode == "replay" and self._at != len(self._visit):
+            raise UnsupportedPipelineError(_DEPENDS)
+        try:
+            self._served = self._solver.throw(_Stop()) if self._stopping else self._solver.send(output)
+        except StopIteration as end:
+            self._served = (self.total, end.value)
+            self._finished = True
+        return self._served
+
+    def _check_state(self, node: int, sample: torch.Tensor, served: torch.Tensor) -> None:
+        """A pipeline may cast what ``step`` returned, nothing else; how it casts shows here for the first time."""
+        assert self._dtypes is not None
+        kept: torch.dtype | None = None
+        if not torch.equal(sample, served.to(sample.dtype)):
+            halves = (torch.bfloat16, torch.float16) if node > 0 else ()
+            kept = next((d for d in halves if torch.equal(sample, served.to(d).to(sample.dtype))), None)
+            if kept is None:
+                raise UnsupportedPipelineError(
+                    "the pipeline edits its latents between steps (as inpainting does: kept regions are put back after "
+                    "every step); that is not part of the scheduler. Use on_unsupported='sequential', or a pipeline "
+                    "whose network takes the mask as input"
+                )
+        if node == 0 or (sample.dtype, kept) == (self._dtypes.state, self._dtypes.kept):
+            return
+        before, self._dtypes = self._dtypes, attrs.evolve(self._dtypes, state=sample.dtype, kept=kept)
+        if isinstance(self._scheme, ReplayScheme):
+            self._scheme.recast(self._dtypes)
+        if self.noise is not None and before.state != sample.dtype:
+            assert self._table is not None
+            event = (3,) * (sample.ndim - 1)
+            self.noise.again(self._table.stepper.rehearse(self._dtypes, sample.device, event))
+
+    # -- the networks -------------------------------------------------------------------------------------------
+
+    def on_call(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A network call: made, noted, or answered from what was executed."""
+        if self.mode == "outside" or not self.inside:
+            return module(*args, **kwargs)
+        assert self._loop is not None
+        self.networks(module)
+        if self.mode in ("first", "inline"):
+            call = Call(module, args, kwargs, len(self._visit), self._loop.node)
+            if self.mode == "first":
+                self._visit.append(call)
+            call.result, call.done = call.run(), True
+            self.network_calls += 1
+            return call.result
+        if self.mode == "record":
+            if self._copying:
+                args, kwargs = mapped(args, torch.clone), mapped(kwargs, torch.clone)
+            call = Call(module, args, kwargs, len(self._visit), self._loop.node)
+            self._visit.append(call)
+            template = self._templates.get(call.key) if type(module) in self._denoisers else None
+            if template is None:  # what feeds another network, or was never seen in this shape
+                call.result, call.done = call.run(), True
+                self.network_calls += 1
+                if type(module) in self._denoisers:
+                    self._templates[call.key] = call.result
+                return call.result
+            self.recorded += 1
+            return stand_in(template)
+        if self._at >= len(self._visit):
+            raise UnsupportedPipelineError(_DEPENDS)
+        known = self._visit[self._at]
+        self._at += 1
+        again = Call(module, args, kwargs, known.ordinal, known.node)
+        if again.key != known.key or not _same(again, known):
+            raise UnsupportedPipelineError(_DEPENDS)
+        return known.result
+
+    # -- the solve ----------------------------------------------------------------------------------------------
+
+    def _solve(self, loop: Loop, values: dict[str, Any]) -> Outcome:
+        """Yields ``(node, state)`` to visit, is sent the output there; returns the final state."""
+        x0, f0 = values["sample"].clone(), values["model_output"].clone()  # a pipeline may write into its own
+        problem = self._problem(loop, values)
+        wide = problem.x0.dtype
+        began = time.perf_counter()
+        sampler = self.sampler
+        state = sampler.start(problem, trajectory=self.trajectory)
+        self._keep_first(f0)
+        first_round = True
+        try:
+            while (request := sampler.request(state)) is not None:
+                where = _nodes(request)
+                states = {n: request.states[rows] for n, rows in where.items()}
+                known: dict[int, torch.Tensor] = {}
+                if first_round and 0 in states and torch.equal(states[0], problem.x0):
+                    known[0] = f0
+                self.seconds += time.perf_counter() - began
+                todo = {n: self._lent(n, s, x0) for n, s in states.items() if n not in known}
+                answers = yield from self._evaluate(todo)
+                known.update(answers)
+                if first_round:
+                    first_round = False
+                    yield from self._check_memory(x0, f0)
+                began = time.perf_counter()
+                outputs = torch.empty_like(request.states)
+                for n, rows in where.items():
+                    if known[n].shape != states[n].shape:
+                        raise DenoiserError(
+                            f"the pipeline steps with an output of shape {tuple(known[n].shape)} at a state of shape "
+                            f"{tuple(states[n].shape)}"
+                        )
+                    outputs[rows] = known[n].to(wide)
+                self.evaluated += len(request)
+                front = int(state.front.min())
+                state = sampler.advance(state, Outputs(outputs, calls=len(request)))
+                self._book(loop, sampler, state, front)
+        except _Stop:
+            pass
+        except KeyboardInterrupt as stop:
+            self.result = sampler.result(state)
+            raise SolveInterrupted("interrupted in the middle of a solve", self.result, state) from stop
+        result = sampler.result(state)
+        self.result = result
+        self.rounds = result.total_rounds
+        self.seconds += time.perf_counter() - began
+        return self._lent(int(result.front.min()), result.sample, x0)
+
+    def _evaluate(self, todo: Mapping[int, torch.Tensor]) -> Generator[Any, torch.Tensor, dict[int, torch.Tensor]]:
+        answers: dict[int, torch.Tensor] = {}
+        if self.executor.inline or (len(todo) == 1 and not getattr(self.executor, "always", False)):
+            self.mode = "inline"
+            for node, state in todo.items():
+                answers[node] = yield node, state
+            return answers
+        visits: dict[int, list[Call]] = {}
+        for _ in range(2):
+            for node, state in todo.items():
+                self.mode = "record"
+                yield node, state
+                visits[node] = self._visit
+            if self._copying or not any(call.changed for visit in visits.values() for call in visit):
+                break
+            self._copying = True  # the pipeline writes into what it gave its networks: note copies instead
+        calls = [call for visit in visits.values() for call in visit]
+        made = sum(not call.done for call in calls)
+        self.executor.run(calls, self._first)
+        self.network_calls += made
+        for node, state in todo.items():
+            self.mode, self._visit, self._at = "replay", visits[node], 0
+            answers[node] = yield node, state
+            visits[node] = []
+        return answers
+
+    def _check_memory(self, x0: torch.Tensor, f0: torch.Tensor) -> Generator[Any, torch.Tensor, None]:
+        """Visit node 0 once more with the answers known: a loop that remembers earlier steps gives another output."""
+        self.mode, self._visit, self._at = "replay", self._first, 0
+        again = yield 0, x0
+        wide = compute_dtype(f0.dtype)
+        error = float((again.to(wide) - f0.to(wide)).norm() / f0.to(wide).norm().clamp_min(1e-30))
+        if error > 1e-5:
+            raise UnsupportedPipelineError(
+                f"the same state at the same node gives another guided output after other nodes were visited (relative "
+                f"difference {error:.1e}): the pipeline's loop remembers earlier steps (guidance with momentum, say); "
+                "switch that off, or use on_unsupported='sequential'"
+            )
+        for generator, before in self._generators:
+            if not torch.equal(generator.get_state(), before):
+                raise UnsupportedPipelineError(
+                    "the pipeline draws random numbers inside its loop, beside its scheduler; that is not supported"
+                )
+
+    def _lent(self, node: int, state: torch.Tensor, x0: torch.Tensor) -> torch.Tensor:
+        """A state as the pipeline would hold it after the step before."""
+        assert self._dtypes is not None
+        if node == 0:
+            return x0
+        return state.to(self._dtypes.returned)
+
+    def _problem(self, loop: Loop, values: dict[str, Any]) -> TapedProblem:
+        x0, f0, given = values["sample"], values["model_output"], values.get("timestep")
+        self._check_time(loop, given)
+        batched = isinstance(given, torch.Tensor) and given.ndim == 1 and len(given) == len(x0)
+        known = ("model_output", "timestep", "sample", "generator", "return_dict", "timestep_back")
+        options = {k: v for k, v in values.items() if k not in known and k != "old_pred_original_sample"}
+        stepper = Stepper(self._fresh, torch.stack(loop.times), options, batched_times=batched)
+        dtypes = Dtypes(x0.dtype, x0.dtype, x0.dtype, f0.dtype)
+        event = (3,) * (x0.ndim - 1)
+        rehearsal = stepper.rehearse(dtypes, x0.device, event)
+        returned = rehearsal.returned[0]
+        self._dtypes = dtypes = attrs.evolve(dtypes, returned=returned, state=returned)
+        if returned != x0.dtype:
+            rehearsal = stepper.rehearse(dtypes, x0.device, event)
+        self._many = 2 if _returns_more(stepper, x0, f0) else 1
+        try:
+            self._table = table_of(stepper, ndim=x0.ndim)
+            self.route = "table"
+        except (NonlinearSchedulerError, NonFiniteSchedulerError) as error:
+            self._table = small_signal_table(stepper, ndim=x0.ndim)
+            self.route, self.cause = "replay", str(error)
+        scheme = self._table.scheme
+        if scheme.stochastic:
+            generator = values.get("generator")
+            self.noise = RawNoise.create(stepper, generator, tuple(x0.shape), dtypes, x0.device)
+            listed = [] if generator is None else [generator] if isinstance(generator, torch.Generator) else generator
+            self._generators = [(g, g.get_state()) for g in listed]
+        if self.exact or self.route == "replay":
+            self.route = "replay"
+            scheme = ReplayScheme.create(
+                stepper,
+                scheme,
+                first_dtype=dtypes.first,
+                returned_dtype=dtypes.returned,
+                state_dtype=dtypes.state,
+                output_dtype=dtypes.output,
+                noise=self.noise,
+                window=len(loop.times) // 4 + 16,
+            )
+        self._scheme = scheme
+        return TapedProblem.create(scheme, x0.to(compute_dtype(x0.dtype)), self.noise, lockstep=True)
+
+    def _check_time(self, loop: Loop, given: Any) -> None:
+        own = float(loop.times[0].flatten()[0])
+        told = float(given.flatten()[0]) if isinstance(given, torch.Tensor) else float(given)
+        if told != own:
+            raise UnsupportedPipelineError(
+                f"the pipeline steps its scheduler at time {told:g} where its timesteps say {own:g}; that cannot be "
+                "followed"
+            )
+
+    def _check_first(self, loop: Loop, values: dict[str, Any]) -> None:
+        x0 = values["sample"]
+        if not self._first:
+            raise UnsupportedPipelineError("the pipeline called none of its networks before its first step")
+        f0 = values["model_output"]
+        if f0.shape != x0.shape:
+            raise UnsupportedPipelineError(
+                f"the pipeline steps with an output of shape {tuple(f0.shape)} at a state of shape {tuple(x0.shape)} "
+                "(a learned variance, say); only outputs of the state's shape are supported"
+            )
+        if x0.ndim < 2 or not x0.is_floating_point():
+            raise UnsupportedPipelineError(f"the state is a {tuple(x0.shape)} {x0.dtype}; (B, *event) floats needed")
+
+    def _keep_first(self, f0: torch.Tensor) -> None:
+        """The kinds of network whose calls may wait: the one called last before the step, and all of its class."""
+        self._denoisers = {type(self._first[-1].module)}
+        for call in self._first:
+            if type(call.module) in self._denoisers:
+                self._templates[call.key] = call.result
+
+    def _book(self, loop: Loop, sampler: Sampler, state: Any, before: int) -> None:
+        front = int(state.front.min())
+        if front > before and self.trajectory and state.trajectory is not None:
+            assert self._dtypes is not None
+            for n in range(before, front):
+                held = state.trajectory[n + 1].to(self._dtypes.returned)
+                self.accepted.append(Accepted(n, loop.times[n], held))
+        self._front = front
+        self.rounds = int(state.total_rounds)
+        self.progressed(front)
+
+    def check_ended(self) -> None:
+        """After the call.
+
+        Raises:
+            UnsupportedPipelineError: if the loop was left before its end, or there was none.
+        """
+        if not self._finished:
+            what = (
+                "left its loop before its end" if self._solver is not None else "has no loop that steps its scheduler"
+            )
+            raise UnsupportedPipelineError(f"the pipeline {what}; nothing was run in parallel")
+
+    def close(self) -> None:
+        """The run is over: leave the scheduler and the user's generators as a sequential run would."""
+        if self._index is not None or "_step_index" in self.scheduler.__dict__:
+            self.scheduler.__dict__["_step_index"] = self._index
+        self._solver = None
+        if self._finished and self.noise is not None:
+            self.noise.advance()
+
+
+class _Stop(Exception):  # noqa: N818
+    """The user interrupts the pipeline."""
+
+
+_DEPENDS = (
+    "the pipeline's network calls depend on the answers of earlier ones in the same iteration; they cannot be recorded "
+    "ahead: use execution='one-by-one', or on_unsupported='sequential'"
+)
+
+
+def _returns_more(stepper: Stepper, x0: torch.Tensor, f0: torch.Tensor) -> bool:
+    """Whether ``step`` returns something beside the state."""
+    run, event = stepper.fresh(), (2, *(3,) * (x0.ndim - 1))
+    like = torch.zeros(event, dtype=x0.dtype, device=x0.device)
+    run.step(0, like.to(f0.dtype), like, lambda k, shape, dtype, device: torch.zeros(shape, dtype=dtype, device=device))
+    return run.beside is not None
+
+
+def _nodes(request: Request) -> dict[int, torch.Tensor]:
+    """Rows of each node, in sample order."""
+    nodes = request.nodes.numpy()
+    order = np.lexsort((request.samples.numpy(), nodes))
+    found: dict[int, torch.Tensor] = {}
+    for n in np.unique(nodes):
+        found[int(n)] = torch.from_numpy(order[nodes[order] == n])
+    return found
+
+
+def _same(again: Call, known: Call) -> bool:
+    """Whether a replayed call has the arguments that were recorded (tensors of one object are not compared)."""
+    pairs = zip(tensors((again.args, again.kwargs)), tensors((known.args, known.kwargs)), strict=True)
+    return all(a is b or torch.equal(a, b) for a, b in pairs)
