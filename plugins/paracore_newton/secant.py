@@ -12,7 +12,7 @@ import paracore
 from paracore.parts.options import integer, number
 from paracore.schemes.table import compute_dtype
 from paracore.slide import pick
-from paracore.window import Bools, Ints, Local, Round, small_solve, where_rows
+from paracore.window import Bools, Floats, Ints, Local, Round, per_sample, small_solve, to_numpy, where_rows
 
 __all__ = ["Secant"]
 
@@ -48,13 +48,10 @@ class Secant(paracore.JacobianApproximation):
         """The response at each row that has at least one difference."""
         count, pairs = self._pairs(round, state)
         usable = count > 1
-        if not usable.any():
+        used = [r for r in range(1, len(count)) if usable[r].any()]
+        if not used:
             return None
-        blocks = {
-            r: self._block(pairs[r], np.minimum(count[r] - 1, self.memory))
-            for r in range(1, len(count))
-            if usable[r].any()
-        }
+        blocks = dict(zip(used, self._blocks([(pairs[r], count[r] - 1) for r in used]), strict=True))
 
         def respond(row: int, v: torch.Tensor) -> torch.Tensor:
             return blocks[row].apply(v) if row in blocks else torch.zeros_like(v)
@@ -96,46 +93,71 @@ class Secant(paracore.JacobianApproximation):
             rows.append(mine)
         return known + fresh, rows
 
-    def _block(self, pairs: list[Pair], differences: Ints) -> _Block:
-        (newest_x, newest_f), earlier = pairs[0], pairs[1 : self.memory + 1]
-        moves = [newest_x - x for x, _ in earlier]
-        changes = [newest_f - f for _, f in earlier]
-        there = torch.from_numpy(np.arange(len(moves))[None, :] < differences[:, None]).to(newest_x.device)
-        products = [[_mean_product(a, b) for b in moves[: i + 1]] for i, a in enumerate(moves)]
-        gram = torch.stack(
-            [torch.stack([products[max(i, j)][min(i, j)] for j in range(len(moves))]) for i in range(len(moves))]
-        )
-        gram = torch.where(there[:, :, None] & there[:, None, :], gram.permute(2, 0, 1), 0.0)
-        scale = gram.diagonal(dim1=1, dim2=2).amax(dim=1, keepdim=True)
-        diagonal = torch.where(there & (scale > 0), self.regularisation * scale, 1.0)
-        return _Block(moves, changes, gram + torch.diag_embed(diagonal), there)
+    def _blocks(self, rows: list[tuple[list[Pair], Ints]]) -> list[_Block]:
+        """Every row's block; the inner products of all rows come from the device in one transfer."""
+        blocks = []
+        for pairs, differences in rows:
+            (newest_x, newest_f), earlier = pairs[0], pairs[1 : self.memory + 1]
+            moves, changes = [newest_x - x for x, _ in earlier], [newest_f - f for _, f in earlier]
+            there = np.arange(len(moves))[None, :] < differences[:, None]
+            blocks.append(_Block(moves, changes, there))
+        products = [
+            mean_product(a, b) for block in blocks for i, a in enumerate(block.moves) for b in block.moves[: i + 1]
+        ]
+        at, numbers = 0, to_numpy(products)
+        grams = np.zeros((len(blocks), numbers.shape[1], self.memory, self.memory))
+        for gram, block in zip(grams, blocks, strict=True):
+            for i in range(len(block.moves)):
+                for j in range(i + 1):
+                    gram[:, i, j] = gram[:, j, i] = numbers[at]
+                    at += 1
+        there = np.stack([np.pad(b.there, ((0, 0), (0, self.memory - len(b.moves)))) for b in blocks])
+        for block, inverse in zip(blocks, _inverses(grams, there, self.regularisation), strict=True):
+            block.inverse = inverse[:, : len(block.moves), : len(block.moves)]
+        return blocks
 
 
-@attrs.frozen(eq=False)
+def _inverses(grams: Floats, there: Bools, regularisation: float) -> Floats:
+    """Of ``grams (R, B, m, m)`` with a regularised diagonal, over the differences that are there."""
+    grams = np.where(there[..., :, None] & there[..., None, :], grams, 0.0)
+    scale = np.diagonal(grams, axis1=-2, axis2=-1).max(axis=-1)[..., None]
+    added = np.where(there & (scale > 0), regularisation * scale, 1.0)
+    eye = np.eye(grams.shape[-1])
+    matrices = torch.from_numpy(grams + added[..., :, None] * eye)
+    return np.asarray(small_solve(matrices, torch.from_numpy(eye).expand_as(matrices)).numpy())
+
+
 class _Block:
-    """One row's ``Y (S^T S + ...)^{-1} S^T``; ``gram (B, m, m)`` and ``there (B, m)``: which differences count."""
+    """One row's ``Y (S^T S + ...)^{-1} S^T``.
 
-    moves: list[torch.Tensor]
-    changes: list[torch.Tensor]
-    gram: torch.Tensor
-    there: torch.Tensor
+    Its small numbers are worked out on the CPU: on an accelerator a kernel for each of them would cost more than all
+    the sums over states.
+
+    Attributes:
+        moves, changes: differences of states and of outputs, newest first, each ``(B, *event)``.
+        there: ``(B, m)`` which of them count.
+        inverse: ``(B, m, m)`` float64.
+    """
+
+    def __init__(self, moves: list[torch.Tensor], changes: list[torch.Tensor], there: Bools) -> None:
+        self.moves, self.changes, self.there = moves, changes, there
+        self.inverse: Floats = np.zeros((len(there), len(moves), len(moves)))
 
     def apply(self, v: torch.Tensor) -> torch.Tensor:
         """``G v``, ``(B, *event)``."""
-        along = torch.stack([_mean_product(move, v) for move in self.moves], dim=1)
-        weights = small_solve(self.gram, torch.where(self.there, along, 0.0)[:, :, None])[:, :, 0]
-        weights = torch.where(self.there, weights, 0.0).to(compute_dtype(v.dtype))
-        columns = weights.T.reshape((weights.shape[1], -1) + (1,) * (v.ndim - 1))
-        total = self.changes[0] * columns[0]
-        for change, column in zip(self.changes[1:], columns[1:], strict=True):
-            total = total.addcmul_(change, column)
+        along = to_numpy([mean_product(move, v) for move in self.moves]).T
+        along = np.where(self.there & np.isfinite(along), along, 0.0)
+        weights = np.where(self.there, (self.inverse * along[:, None, :]).sum(axis=2), 0.0)
+        total = self.changes[0] * per_sample(weights[:, 0], v)
+        for k, change in enumerate(self.changes[1:], start=1):
+            total = total.add_(change * per_sample(weights[:, k], v))
         return total.to(v.dtype)
 
 
-def _mean_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """``(B,)`` float64: inner products over the event, divided by its length."""
+def mean_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """``(B,)`` inner products over the event, divided by its length, on the device."""
     wide = compute_dtype(a.dtype)
-    return (a.to(wide) * b.to(wide)).flatten(1).mean(dim=1).to(torch.float64)
+    return (a.to(wide) * b.to(wide)).flatten(1).mean(dim=1)
 
 
 def _moved(state: Any, source: Ints, known: Ints) -> list[Pair]:

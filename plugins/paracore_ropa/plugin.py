@@ -23,7 +23,7 @@ __all__ = ["ropa", "ropa_paper"]
 _SHARES = (
     (4, "error-target(row=12.0, total=4.3, coherence=0.0, growth=0.6)"),
     (8, "error-target(row=11.0, total=4.0, coherence=0.0, growth=0.6)"),
-    (16, "error-target(row=11.0, total=4.2, coherence=0.0, growth=0.75)"),
+    (16, "error-target(row=12.0, total=4.6, coherence=0.0, growth=0.75)"),
 )
 _WIDE_SHARES = "error-target(row=17.0, total=6.0, coherence=0.5, trust=0.6, growth=0.75)"
 """Shares of the target by window (the first bound above it): chosen on digits, N = 50, guidance 4 (docs)."""

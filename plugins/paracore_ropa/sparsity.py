@@ -119,6 +119,7 @@ class ResidualSparsity(Selection):
         knots = window.realign(state["knots"], state["front"]) & window.valid
         gap = window.realign(state["gap"], state["front"], fill=np.inf)
         moved = gap > self.settled * self._accepted_gap(window.front, state)
+        moved |= window.front - state["front"] < 2  # settled rows that are not accepted hold up all others
         ahead = self._ahead(window.scheme.steps)
         most = -(-ahead // width)
         for b in np.flatnonzero(window.running & (window.front > window.rounds)):
