@@ -2,8 +2,11 @@
 
 The results come from::
 
-    paracore compare --model digits --samplers picard,paradigms,front,ropa --window 2,4,8,16 --steps 50 --guidance 4 --count 16 \\
-        --one-at-a-time --seed 3100 --out benchmarks/results/digits
+    paracore compare --model digits --samplers picard,paradigms,front,ropa --window 2,4,8,16 --steps 50 --guidance 4 --count 32 \\
+        --one-at-a-time --seed 9500 --out benchmarks/results/digits
+    python benchmarks/targets.py
+    python benchmarks/ingredients.py
+    python benchmarks/device.py --device cuda
     python benchmarks/calibration.py --out benchmarks/results/calibration.json
     python benchmarks/overhead.py > benchmarks/results/overhead.json
     python benchmarks/grid.py
@@ -24,10 +27,11 @@ ROOT = Path(__file__).parents[1]
 WIDTHS = ("2", "4", "8", "N")
 MISS = 0.03
 PROBLEMS = ("digits", "mnist-mixture", "two-mode", "linear")
+INGREDIENTS = ("<!-- ingredients: begin -->", "<!-- ingredients: end -->")
 Record = dict[str, Any]
 COMMAND = (
     "paracore compare --model digits --samplers picard,paradigms,front,ropa --window 2,4,8,16 --steps 50 "
-    "--guidance 4 --count 16 --one-at-a-time --seed 3100"
+    "--guidance 4 --count 32 --one-at-a-time --seed 9500"
 )
 
 
@@ -73,6 +77,114 @@ def calibration(rows: list[dict[str, Any]]) -> str:
             f"{percent(r['p95'])} | {r['above_3x']}/{r['samples']} | {r['speedup']:.2f}x | {r['evaluations']:.2f} |"
         )
     return "\n".join(lines)
+
+
+def targets(rows: list[dict[str, Any]]) -> str:
+    """The default sampler by target, guidance and N."""
+    return table(
+        ["guidance", "N", "target", "window", "speed-up", "evaluations / N", "mean error", "95th percentile", "max"],
+        [
+            [
+                f"{r['guidance']:g}",
+                str(r["steps"]),
+                percent(r["target"], 1),
+                str(r["window"]),
+                f"{r['speedup']:.2f}x",
+                f"{r['evaluations']:.2f}",
+                percent(r["mean"]),
+                percent(r["p95"]),
+                percent(r["max"]),
+            ]
+            for r in rows
+        ],
+    )
+
+
+def ingredients(rows: list[dict[str, Any]]) -> str:
+    """The three tables of docs/samplers/ropa.md."""
+
+    def cell(r: dict[str, Any] | None) -> str:
+        if r is None or r["refused"]:
+            return "refused" if r else ""
+        return f"{r['speedup']:.2f}x, {percent(r['mean'])}, {percent(r['p95'], 1)}, {r['evaluations']:.2f} N"
+
+    def across(kind: str, title: str) -> str:
+        own = [r for r in rows if r["table"] == kind]
+        known = {(r["name"], r["window"]): r for r in own}
+        columns = sorted({r["window"] for r in own})
+        names = list(dict.fromkeys(r["name"] for r in own))
+        return table(
+            [title, *(f"window {w}" for w in columns)],
+            [[n, *(cell(known.get((n, w))) for w in columns)] for n in names],
+        )
+
+    forms = [r for r in rows if r["table"] == "forms"]
+    names = list(dict.fromkeys(r["name"] for r in forms))
+    known = {(r["problem"], r["window"], r["name"]): r for r in forms}
+    by_form = table(
+        ["problem", "window", *(f"`{n}`" for n in names)],
+        [
+            [p, str(w), *(cell(known.get((p, w, n))) for n in names)]
+            for p, w in dict.fromkeys((r["problem"], r["window"]) for r in forms)
+        ],
+    )
+    seeds = max(r.get("seeds", 0) for r in rows)
+    return f"""`python benchmarks/ingredients.py`, {seeds} seeds; speed-up in rounds, mean error, 95th percentile, evaluations as multiples of N, error target 1 %.
+
+The paper's ingredients, each added to `picard` by itself (digits, guidance 4, N = 50):
+
+{across("added", "added")}
+
+The default sampler with one of its own left out (digits, guidance 4, N = 50):
+
+{across("left_out", "left out")}
+
+The default sampler by the quantity that is held while states move; `auto` holds the data where the scheme draws fresh noise, the drift in a one-step deterministic scheme, and what the network returns in a multistep one:
+
+{by_form}"""
+
+
+def accelerator(data: dict[str, Any]) -> str:
+    """Wall time on one accelerator."""
+
+    def rows(found: list[dict[str, Any]]) -> str:
+        return table(
+            ["sampler", "window", "rounds", "wall time", "faster", "in rounds", "a round costs", "solver", "error"],
+            [
+                [
+                    f"`{r['sampler']}`",
+                    str(r["window"]),
+                    f"{r['rounds']:.1f}",
+                    f"{1e3 * r['wall_s']:.0f} ms",
+                    f"{r['speedup_wall']:.2f}x",
+                    f"{r['speedup_rounds']:.2f}x",
+                    f"{r['round_over_step']:.2f} steps",
+                    "-" if r["solver_ms_per_round"] is None else f"{r['solver_ms_per_round']:.1f} ms",
+                    percent(r["error"]),
+                ]
+                for r in found
+            ],
+        )
+
+    size = data["transformer_size"]
+    heads = [str(c["rows"]) for c in next(iter(data["calls"].values()))]
+    calls = [[name, *(f"{c['ms']:.2f} ms" for c in found)] for name, found in data["calls"].items()]
+    return f"""`python benchmarks/device.py --device cuda`: {data["device"]}, torch {data["versions"]["torch"]}, medians of {data["runs"]} runs, {data["seeds"]} seeds one at a time.
+
+Digits (a network of 1 M parameters: calls last as long as their launches), N = {data["steps"]}, guidance {data["guidance"]:g}:
+
+{rows(data["digits"])}
+
+A transformer of {size["parameters"] / 1e6:.0f} M random weights ({size["layers"]} layers, width {size["hidden"]}, {size["tokens"]} tokens, {size["dtype"]}), its rounds fixed beforehand, so that only the cost of a round says something here:
+
+{rows(data["transformer"])}
+
+One network call by its number of rows:
+
+{table(["network", *heads], calls)}
+
+A round costs what a call with as many rows costs, plus the solver. The default sampler makes the fewest rounds, but its solver costs several milliseconds a round on an accelerator (many small kernels): for a network whose call takes less than about 20 ms, `picard` is the faster
+choice; for the networks that this library is for, the solver is noise."""
 
 
 # -- the grid -----------------------------------------------------------------------------------------------------
@@ -338,6 +450,18 @@ def main(root: Path = ROOT) -> None:
     overhead = json.loads((results / "overhead.json").read_text())
     grid = json.loads((results / "grid.json").read_text())["cells"] if (results / "grid.json").exists() else []
     compared = comparison(digits)
+    extra = ""
+    if (path := results / "targets.json").exists():
+        data = json.loads(path.read_text())
+        extra += f"""## Other targets, guidance scales and numbers of steps
+
+`python benchmarks/targets.py`: the default sampler on the digits, {data["rows"][0]["seeds"]} seeds.
+
+{targets(data["rows"])}
+
+"""
+    if (path := results / "device.json").exists():
+        extra += f"## Wall time on one accelerator\n\n{accelerator(json.loads(path.read_text()))}\n\n"
     groups = {
         "usual": [r for r in rows if not any(w in r["problem"] for w in ("two-mode", "edm heun", "ideal"))],
         "bifurcating": [r for r in rows if any(w in r["problem"] for w in ("two-mode", "edm heun", "ideal"))],
@@ -379,7 +503,7 @@ nearly p single calls, so that rounds saved are **not** seconds saved: that take
 Tolerance 0, `max_batch=1`, window 8: the sequential sampler's bits in 29 to 32 rounds (three seeds). That rests on the digits model's input grid of 2^-14; with the
 unrounded float32 input the same three seeds took all 50 rounds, since the network's rounding noise never dies out.
 
-{grid_text(grid) + chr(10) if grid else ""}## Is the error target kept?
+{grid_text(grid) + chr(10) if grid else ""}{extra}## Is the error target kept?
 
 `python benchmarks/calibration.py`. On digits, mixtures and linear problems {usual[0]} of {usual[1]} means lie within the target, and {usual[2]} of {usual[3]} runs
 ({percent(usual[2] / max(usual[3], 1))}) lie above three times the target.
@@ -405,6 +529,11 @@ elements as the window has, the traffic is all operands read and written, memory
     (root / "docs" / "benchmarks.md").write_text(text)
     if grid:
         fill_pages(root / "docs" / "samplers", grid)
+    if (path := results / "ingredients.json").exists():
+        page = root / "docs" / "samplers" / "ropa.md"
+        before, after = page.read_text().split(INGREDIENTS[0])[0], page.read_text().split(INGREDIENTS[1])[1]
+        block = ingredients(json.loads(path.read_text())["rows"])
+        page.write_text(f"{before}{INGREDIENTS[0]}\n{block}\n{INGREDIENTS[1]}{after}")
     readme = (root / "README.md").read_text()
     begin, end = "<!-- comparison: begin -->", "<!-- comparison: end -->"
     head, tail = readme.split(begin)[0], readme.split(end)[1]

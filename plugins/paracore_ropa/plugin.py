@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import attrs
+
 import paracore
 from paracore.errors import ConfigurationError
+from paracore.parts import ErrorTarget
 from paracore_ropa import citations
 from paracore_ropa.banded import Banded, BandedLML
 from paracore_ropa.damping import GainRatio, StepRatio
@@ -21,12 +24,22 @@ __all__ = ["ropa", "ropa_paper"]
 
 
 _SHARES = (
-    (4, "error-target(row=12.0, total=4.3, coherence=0.0, growth=0.6)"),
-    (8, "error-target(row=11.0, total=4.0, coherence=0.0, growth=0.6)"),
-    (16, "error-target(row=12.0, total=4.6, coherence=0.0, growth=0.75)"),
+    (4, ErrorTarget(row=12.0, total=4.3, coherence=0.0, growth=0.6)),
+    (8, ErrorTarget(row=11.2, total=4.1, coherence=0.0, growth=0.6)),
+    (16, ErrorTarget(row=12.0, total=4.6, coherence=0.0, growth=0.75)),
 )
-_WIDE_SHARES = "error-target(row=17.0, total=6.0, coherence=0.5, trust=0.6, growth=0.75)"
+_WIDE_SHARES = ErrorTarget(row=17.0, total=6.0, coherence=0.5, trust=0.6, growth=0.75)
 """Shares of the target by window (the first bound above it): chosen on digits, N = 50, guidance 4 (docs)."""
+_TIGHT, _MOST = 0.01, 1.5
+"""Below a target of 1 % obtained errors shrink faster than the target: shares grow by its fourth root, up to 1.5."""
+
+
+def _shares(window: int, tolerance: float) -> ErrorTarget:
+    shares = next((rule for bound, rule in _SHARES if window < bound), _WIDE_SHARES)
+    if window < 4 or not 0 < tolerance < _TIGHT:  # below 4, errors of interpolated rows lead: shares do not see them
+        return shares
+    more = min((_TIGHT / tolerance) ** 0.25, _MOST)
+    return attrs.evolve(shares, row=shares.row * more, total=shares.total * more)
 
 
 def ropa(
@@ -67,7 +80,6 @@ def ropa(
         alpha: residuals above alpha times their budget narrow the spacing of evaluated rows.
         beta: residuals below beta times their budget widen it.
     """
-    shares = next((rule for bound, rule in _SHARES if window < bound), _WIDE_SHARES)
     return paracore.compose(
         window=window,
         tolerance=tolerance,
@@ -75,7 +87,7 @@ def ropa(
         initializer=guess,
         jacobian=correction,
         selection=ResidualSparsity(widest=widest, reach=reach, share=share, alpha=alpha, beta=beta),
-        stopping=shares,
+        stopping=_shares(window, tolerance),
         name="ropa",
     )
 

@@ -1,0 +1,88 @@
+"""The default sampler beyond the main table: ``python benchmarks/targets.py [--seeds 32] [--jobs 2]``.
+
+Digits by other error targets, numbers of steps and guidance scales. Seeds are solved as one batch, since decisions are
+per sample: rounds and errors are those of single samples. Written to ``benchmarks/results/targets.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import paracore
+from paracore.cli.catalogue import make_scheme
+from paracore.cli.output import versions
+from paracore.harness import Bench
+
+RESULTS = Path(__file__).parent / "results" / "targets.json"
+FIRST_SEED = 9000
+BATCH = 16
+Case = tuple[int, float, int, float]
+"""Window, guidance, N, target."""
+
+
+def cases() -> list[Case]:
+    """All that is measured."""
+    found: list[Case] = [(w, 4.0, 50, t) for t in (0.05, 0.002) for w in (2, 4, 8, 16)]
+    found += [(w, 4.0, 100, 0.01) for w in (4, 8, 16)]
+    return found + [(w, g, 50, 0.01) for g in (1.0, 7.0) for w in (2, 4, 8, 16)]
+
+
+def measure(job: tuple[Case, int]) -> dict[str, Any]:
+    """One case over all seeds."""
+    (window, guidance, steps, target), seeds = job
+    torch.set_num_threads(1)
+    model = paracore.registry.make("model", "digits")
+    scheme = make_scheme("flow-euler", steps)
+    rounds: list[int] = []
+    errors: list[float] = []
+    evaluations: list[int] = []
+    for begin in range(0, seeds, BATCH):
+        numbers = range(begin, min(begin + BATCH, seeds))
+        generators = [torch.Generator().manual_seed(FIRST_SEED + i) for i in numbers]
+        x0 = torch.stack([torch.randn(model.shape, generator=g) for g in generators])
+        labels = torch.tensor([i % 10 for i in numbers])
+        evaluator = paracore.evaluators.batched(model.denoiser(scheme, labels, guidance), max_batch=64)
+        row = Bench(paracore.Problem(scheme, x0), evaluator).measure(
+            "default", paracore.sampler(window=window, tolerance=target)
+        )
+        rounds += row.rounds
+        errors += [float("nan") if e is None else e for e in row.errors]
+        evaluations += row.evaluations
+    return {
+        "window": window,
+        "guidance": guidance,
+        "steps": steps,
+        "target": target,
+        "seeds": seeds,
+        "speedup": steps / float(np.mean(rounds)),
+        "evaluations": float(np.mean(evaluations)) / steps,
+        "mean": float(np.mean(errors)),
+        "p95": float(np.quantile(errors, 0.95)),
+        "max": float(np.max(errors)),
+    }
+
+
+def main() -> None:
+    """The program."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=32)
+    parser.add_argument("--jobs", type=int, default=2)
+    asked = parser.parse_args()
+    rows = []
+    with ProcessPoolExecutor(asked.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for row in pool.map(measure, [(case, asked.seeds) for case in cases()]):
+            rows.append(row)
+            print(json.dumps(row), flush=True)
+    RESULTS.write_text(json.dumps({"versions": versions(), "first_seed": FIRST_SEED, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
