@@ -30,15 +30,15 @@ _SHARES = (
 )
 _WIDE_SHARES = ErrorTarget(row=17.0, total=6.0, coherence=0.5, trust=0.6, growth=0.75)
 """Shares of the target by window (the first bound above it): chosen on digits, N = 50, guidance 4 (docs)."""
-_TIGHT, _MOST = 0.01, 1.5
-"""Below a target of 1 % obtained errors shrink faster than the target: shares grow by its fourth root, up to 1.5."""
+_TIGHT, _MOST = 0.01, 1.9
+"""Below a target of 1 % obtained errors shrink faster than the target: shares grow with it, up to 1.9 at 0.2 %."""
 
 
 def _shares(window: int, tolerance: float) -> ErrorTarget:
     shares = next((rule for bound, rule in _SHARES if window < bound), _WIDE_SHARES)
     if window < 4 or not 0 < tolerance < _TIGHT:  # below 4, errors of interpolated rows lead: shares do not see them
         return shares
-    more = min((_TIGHT / tolerance) ** 0.25, _MOST)
+    more = min((_TIGHT / tolerance) ** 0.4, _MOST)
     return attrs.evolve(shares, row=shares.row * more, total=shares.total * more)
 
 

@@ -36,7 +36,11 @@ _NONLINEAR = 6.0
 
 _COHERENT = 8
 """Errors of one window point the same way, those of different windows less so: the fewer windows there are, the less
-averages out, and the target is scaled by ``(8 / window)^coherence``."""
+averages out, and the target is scaled by ``(8 / window)^coherence``, below window 8 by no higher power than 0.5."""
+
+_APART = 0.5
+_TIGHT, _CAUTION = 0.01, 0.15
+"""Targets below 1 % are worked to as ``e (e / 0.01)^0.15``: errors obtained shrink more slowly than the target."""
 
 _UNSEEN = 4.0
 """``kappa`` before anything was seen: about what guided networks show at their most sensitive."""
@@ -74,14 +78,15 @@ class ErrorTarget(StoppingRule):
         growth: rate of the exponential.
         row: largest move of one row, in units of ``tolerance / N``.
         total: largest sum of moves up to node ``n``, in units of ``tolerance * n / N``.
-        coherence: power of ``8 / window`` that the target is scaled by, since errors of one window do not average out.
+        coherence: power of ``8 / window`` that the target is scaled by, since errors of one window do not average out;
+            at most 0.5 counts below window 8.
         trust: how far an observed ``kappa`` is believed: ``3 (kappa / 3)^trust``.
     """
 
-    growth: float = attrs.field(default=0.5, validator=number(0.0))
-    row: float = attrs.field(default=7.1, validator=number(0.0))
-    total: float = attrs.field(default=2.12, validator=number(0.0))
-    coherence: float = attrs.field(default=0.4, validator=number(0.0))
+    growth: float = attrs.field(default=0.65, validator=number(0.0))
+    row: float = attrs.field(default=8.5, validator=number(0.0))
+    total: float = attrs.field(default=2.55, validator=number(0.0))
+    coherence: float = attrs.field(default=1.0, validator=number(0.0))
     trust: float = attrs.field(default=1.0, validator=number(0.0, 1.0))
 
     unit = "relative root-mean-square error of the sample against the sequential sampler's"
@@ -153,8 +158,10 @@ class ErrorTarget(StoppingRule):
         moves, _ = self._look(round, state)
         summed = state["spent"][None, :] + np.cumsum(moves, axis=0)
         share = np.minimum(round.window.nodes + 1, steps) / steps
-        coherence = (_COHERENT / round.window.width) ** self.coherence
+        width = round.window.width
+        coherence = (_COHERENT / width) ** (self.coherence if width > _COHERENT else min(self.coherence, _APART))
         target = coherence * round.tolerance / (1.0 + _NONLINEAR * round.tolerance)
+        target *= min(1.0, (round.tolerance / _TIGHT) ** _CAUTION)
         within = summed <= self.total * target * share
         return np.asarray(within & (moves <= self.row * target / steps), dtype=np.bool_)
 
