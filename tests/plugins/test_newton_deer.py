@@ -149,8 +149,9 @@ def test_with_networks_that_act_on_each_number_alone_quasi_deer_is_deer():
             name: paracore.solve(paracore.sampler(name, window=20, tolerance=tolerance), case.problem, quick(case))
             for name in ("deer", "quasi-deer", "elk", "quasi-elk")
         }
-        assert len({tuple(result.rounds) for result in made.values()}) == 1
+        np.testing.assert_allclose(made["elk"].rounds, made["deer"].rounds, atol=1)
         for exact, probed in (("deer", "quasi-deer"), ("elk", "quasi-elk")):
+            np.testing.assert_array_equal(made[probed].rounds, made[exact].rounds)
             torch.testing.assert_close(made[probed].sample, made[exact].sample, rtol=1e-12, atol=1e-12)
     # the filter's default variance of 1e8 is a damping that shows until the solve is tight
     torch.testing.assert_close(made["elk"].sample, made["deer"].sample, rtol=1e-6, atol=1e-6)

@@ -39,8 +39,9 @@ _COHERENT = 8
 averages out, and the target is scaled by ``(8 / window)^coherence``, below window 8 by no higher power than 0.5."""
 
 _APART = 0.5
-_TIGHT, _CAUTION = 0.01, 0.15
-"""Targets below 1 % are worked to as ``e (e / 0.01)^0.15``: errors obtained shrink more slowly than the target."""
+_TIGHT, _CAUTION, _LEAST = 0.01, 0.15, 0.75
+"""Targets below 1 % are worked to as ``e (e / 0.01)^0.15``, at least ``0.75 e``: errors obtained shrink more slowly
+than the target."""
 
 _UNSEEN = 4.0
 """``kappa`` before anything was seen: about what guided networks show at their most sensitive."""
@@ -161,7 +162,7 @@ class ErrorTarget(StoppingRule):
         width = round.window.width
         coherence = (_COHERENT / width) ** (self.coherence if width > _COHERENT else min(self.coherence, _APART))
         target = coherence * round.tolerance / (1.0 + _NONLINEAR * round.tolerance)
-        target *= min(1.0, (round.tolerance / _TIGHT) ** _CAUTION)
+        target *= min(1.0, max((round.tolerance / _TIGHT) ** _CAUTION, _LEAST))
         within = summed <= self.total * target * share
         return np.asarray(within & (moves <= self.row * target / steps), dtype=np.bool_)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-__all__ = ["HOOKS", "Citations", "Factories", "HookSpecs", "hookimpl", "hookspec"]
+if TYPE_CHECKING:  # the command line alone needs it
+    import typer
+
+__all__ = ["HOOKS", "Citations", "Commands", "Factories", "HookSpecs", "hookimpl", "hookspec"]
 
 hookspec = pluggy.HookspecMarker("paracore")
 hookimpl = pluggy.HookimplMarker("paracore")
@@ -17,6 +20,9 @@ Factories = Mapping[str, Callable[..., Any]]
 
 Citations = Mapping[str, str]
 """Registered names to BibTeX entries (one or more in a string)."""
+
+Commands = Mapping[str, "typer.Typer"]
+"""Kebab-case names to applications of the command line."""
 
 
 class HookSpecs:
@@ -65,6 +71,10 @@ class HookSpecs:
     @hookspec
     def paracore_citations(self) -> Citations:  # type: ignore[empty-body]
         """BibTeX of what the plugin registers, by the registered name; ``paracore cite`` prints it."""
+
+    @hookspec
+    def paracore_commands(self) -> Commands:  # type: ignore[empty-body]
+        """Sub-commands of the command line, by name. Asked for by the command line alone."""
 
 
 HOOKS: dict[str, str] = {
