@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import torch
 
-__all__ = ["Call", "mapped", "signature", "stand_in", "tensors"]
+__all__ = ["Call", "mapped", "plain", "signature", "stand_in", "tensors"]
 
 
 @attrs.define(eq=False)
@@ -40,27 +40,45 @@ class Call:
 
     @property
     def changed(self) -> bool:
-        """Whether a tensor among the arguments was written to since the call was made."""
-        return self.versions != self._versions()
+        """Whether a tensor among the arguments was, or may have been, written to since the call was made."""
+        # torch counts no writes into inference tensors
+        return self.versions != self._versions() or -1 in self.versions
 
     def run(self) -> Any:
         """Make the call."""
         return self.module(*self.args, **self.kwargs)
 
     def _versions(self) -> tuple[int, ...]:
-        return tuple(0 if t.is_inference() else t._version for t in tensors((self.args, self.kwargs)))
+        return tuple(-1 if t.is_inference() else t._version for t in tensors((self.args, self.kwargs)))
 
 
 def tensors(value: Any) -> Iterator[torch.Tensor]:
     """All tensors inside lists, tuples and mappings, in order."""
+    return iter(_gathered(value, []))
+
+
+def _gathered(value: Any, found: list[torch.Tensor]) -> list[torch.Tensor]:
     if isinstance(value, torch.Tensor):
-        yield value
+        found.append(value)
     elif isinstance(value, Mapping):
         for inner in value.values():
-            yield from tensors(inner)
+            _gathered(inner, found)
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from tensors(inner)
+            _gathered(inner, found)
+    return found
+
+
+def plain(value: Any) -> Iterator[Any]:
+    """Everything inside lists, tuples and mappings that is no tensor, in order."""
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            yield from plain(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from plain(inner)
+    elif not isinstance(value, torch.Tensor):
+        yield value
 
 
 def signature(value: Any) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -48,8 +49,8 @@ class OneByOne:
 class Merged:
     """Calls of one kind are one batched call, where that is possible; the others are made one by one.
 
-    The first merged call of a kind holds a call whose answer is known: if the merged answer differs from it by more
-    than ``tolerance``, that kind is made one by one from then on.
+    The first merged call of a kind holds a call whose answer is known (made alone, if need be): if the merged answer
+    differs from it by more than ``tolerance``, that kind is made one by one from then on.
 
     Attributes:
         max_batch: most samples (nodes times the pipeline's own batch) in one call; ``None``: no limit.
@@ -87,39 +88,41 @@ class Merged:
         try:
             batch = batch_of(group[0])
             most = len(group) + 1 if self.max_batch is None else max(1, self.max_batch // batch)
+            if key not in self._checked and reference is None and most > 1 and len(group) > 1:
+                reference, group = group[0], group[1:]  # of a kind that is new in this run: nothing to check against
+                _alone(reference)
             if key not in self._checked and reference is not None and most > 1:
                 self._first(group[: most - 1], reference, batch)
                 group = group[most - 1 :]
                 self._checked.add(key)
             for begin in range(0, len(group), most):
-                self._together(group[begin : begin + most], batch)
+                self._together(group[begin : begin + most], batch, None if reference is None else reference.result)
             self.verdicts.setdefault(name, "merged")
         except UnmergeableError as reason:
             self._refused.add(key)
             self.verdicts[name] = f"one by one: {reason}"
             for call in group:
-                if not call.done:
-                    _alone(call)
+                _alone(call)
 
     def _first(self, group: list[Call], reference: Call, batch: int) -> None:
-        """A merged call that holds a known one."""
-        answers = self._answers([reference, *group], batch)
-        error = max((_difference(a, b) for a, b in _pairs(answers[0], reference.result)), default=0.0)
+        """A merged call that holds a known one: as the last, for networks that take something of the first for all."""
+        *answers, found = self._answers([*group, reference], batch, reference.result)
+        error = max((_difference(a, b) for a, b in _pairs(found, reference.result)), default=0.0)
         half = any(t.dtype in (torch.float16, torch.bfloat16) for t in tensors(reference.result))
         allowed = self.tolerance if self.tolerance is not None else 0.05 if half else 1e-3
         if not error <= allowed:
             raise UnmergeableError(f"a merged answer differs from the single one by {error:.1e} (allowed {allowed:g})")
-        for call, answer in zip(group, answers[1:], strict=True):
+        for call, answer in zip(group, answers, strict=True):
             call.result, call.done = answer, True
 
-    def _together(self, group: list[Call], batch: int) -> None:
+    def _together(self, group: list[Call], batch: int, like: Any) -> None:
         if len(group) == 1:
             _alone(group[0])
             return
-        for call, answer in zip(group, self._answers(group, batch), strict=True):
+        for call, answer in zip(group, self._answers(group, batch, like), strict=True):
             call.result, call.done = answer, True
 
-    def _answers(self, group: list[Call], batch: int) -> list[Any]:
+    def _answers(self, group: list[Call], batch: int, like: Any) -> list[Any]:
         args, kwargs = merged(group)
         try:
             result = group[0].module(*args, **kwargs)
@@ -128,7 +131,7 @@ class Merged:
                 raise
             what = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
             raise UnmergeableError(f"the network refuses the merged call ({what})") from error
-        return split(result, len(group), batch)
+        return split(result, len(group), batch, like)
 
 
 class Replicas:
@@ -143,12 +146,15 @@ class Replicas:
 
     inline = False
 
-    def __init__(self, devices: Sequence[str | torch.device], each: type[OneByOne] | type[Merged] = OneByOne) -> None:
+    def __init__(
+        self, devices: Sequence[str | torch.device], each: Callable[[], OneByOne] | Callable[[], Merged] = OneByOne
+    ) -> None:
         if isinstance(devices, str) or not devices:
             raise ConfigurationError(f"devices is {devices!r}; a list of at least one device is needed")
         self.devices = [torch.device(d) for d in devices]
         self._each = [each() for _ in self.devices]
-        self._copies: dict[int, tuple[Any, list[Any]]] = {}
+        self._copies: dict[int, tuple[Any, Any, list[Any]]] = {}
+        self._known: Sequence[Call] | None = None
 
     @property
     def verdicts(self) -> dict[str, str]:
@@ -158,6 +164,9 @@ class Replicas:
     def run(self, calls: Sequence[Call], known: Sequence[Call]) -> None:
         """Make the calls, split over the devices in even runs."""
         todo = [call for call in calls if not call.done]
+        if known is not self._known:  # another run of the pipeline: its networks may have changed
+            self._known = known
+            self._copies = {i: kept for i, kept in self._copies.items() if kept[1] == _fingerprint(kept[0])}
         for call in todo:
             self._replicas(call.module)
         count = len(self.devices)
@@ -187,8 +196,9 @@ class Replicas:
     def _replicas(self, module: Any) -> list[Any]:
         kept = self._copies.get(id(module))
         if kept is None or kept[0] is not module:
-            self._copies[id(module)] = kept = module, [copy.deepcopy(module).to(d) for d in self.devices]
-        return kept[1]
+            copies = [copy.deepcopy(module).to(d) for d in self.devices]
+            self._copies[id(module)] = kept = module, _fingerprint(module), copies
+        return kept[2]
 
 
 def executor_from(asked: Any, devices: Sequence[Any] | None, max_batch: int | None) -> Any:
@@ -200,13 +210,31 @@ def executor_from(asked: Any, devices: Sequence[Any] | None, max_batch: int | No
     if not isinstance(asked, str):
         if devices is not None:
             raise ConfigurationError("devices and an executor of one's own were given; give one of them")
+        if not callable(getattr(asked, "run", None)) or not hasattr(asked, "inline"):
+            raise ConfigurationError(
+                f"execution is {asked!r}; 'merged', 'one-by-one', or an object with run(calls, known) and inline is "
+                "needed"
+            )
+        if max_batch is not None:
+            raise ConfigurationError("max_batch and an executor of one's own were given; give one of them")
         return asked
-    kinds: dict[str, Any] = {"merged": Merged, "one-by-one": OneByOne}
+    kinds: dict[str, Any] = {"merged": functools.partial(Merged, max_batch), "one-by-one": OneByOne}
     if asked not in kinds:
         raise ConfigurationError(f"execution is {asked!r}; 'merged', 'one-by-one' or an executor is needed")
     if devices is not None:
         return Replicas(devices, kinds[asked])
-    return Merged(max_batch) if asked == "merged" else OneByOne()
+    return kinds[asked]()
+
+
+def _fingerprint(module: Any) -> Any:
+    """Changes when weights are written to, layers exchanged, or plain settings of layers set."""
+    held = (*module.parameters(), *module.buffers())
+    weights = [(id(t), -1 if t.is_inference() else t._version) for t in held]
+    kinds = (int, float, str, dict)
+    settings = [
+        [(k, repr(v)) for k, v in vars(p).items() if isinstance(v, kinds) and k[0] != "_"] for p in module.modules()
+    ]
+    return weights, settings
 
 
 def _alone(call: Call) -> None:
@@ -215,7 +243,10 @@ def _alone(call: Call) -> None:
 
 
 def _pairs(a: Any, b: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return list(zip(tensors(a), tensors(b), strict=True))
+    found, known = list(tensors(a)), list(tensors(b))
+    if len(found) != len(known):
+        raise UnmergeableError(f"a merged answer has {len(found)} tensors where a single one has {len(known)}")
+    return list(zip(found, known, strict=True))
 
 
 def _difference(a: torch.Tensor, b: torch.Tensor) -> float:

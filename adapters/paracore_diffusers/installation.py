@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -90,10 +90,6 @@ def installed(pipe: Any, session: Session) -> Iterator[None]:
         raise UnsupportedPipelineError(
             f"{type(pipe).__name__} has no scheduler with step() and set_timesteps(): {type(scheduler).__name__}"
         )
-    with _LOCK:
-        if id(pipe) in _RUNNING:
-            raise ConfigurationError("this pipeline is running in parallel already; wait, or use another instance")
-        _RUNNING.add(id(pipe))
     own = vars(pipe)
     held: dict[str, Any] = {}
     proxy = proxy_scheduler(scheduler, session)
@@ -102,11 +98,30 @@ def installed(pipe: Any, session: Session) -> Iterator[None]:
         held.setdefault(name, own.get(name, _MISSING))
         own[name] = value
 
+    def put_back(names: Iterable[str]) -> None:
+        for name in names:
+            value = held.pop(name)
+            if value is _MISSING:
+                own.pop(name, None)
+            else:
+                own[name] = value
+
     flag = _Interrupt(pipe)
     bars = _Bars(pipe, session)
-    session.interrupted, session.ended, session.progressed = flag.raised, flag.put_back, bars.moved
+
+    def ended() -> None:
+        flag.put_back()
+        # What comes after the loop (offloading, say) meets the networks themselves.
+        put_back([n for n in held if type(own.get(n)) is NetworkProxy])
+
+    session.interrupted, session.ended, session.progressed = flag.raised, ended, bars.moved
     kept = dict(vars(scheduler))
     done = False
+    with _LOCK:
+        if id(pipe) in _RUNNING:
+            release_scheduler(proxy)
+            raise ConfigurationError("this pipeline is running in parallel already; wait, or use another instance")
+        _RUNNING.add(id(pipe))
     try:
         checked: set[int] = set()
 
@@ -126,24 +141,22 @@ def installed(pipe: Any, session: Session) -> Iterator[None]:
             replace(name, NetworkProxy(part, session))
         if callable(getattr(pipe, "progress_bar", None)):
             replace("progress_bar", bars.make)
-        with Enumerating(type(pipe).__call__):
+        with Enumerating(pipe):
             yield
         done = True
     finally:
-        for name, value in held.items():
-            if value is _MISSING:
-                own.pop(name, None)
-            else:
-                own[name] = value
+        put_back(list(held))
         release_scheduler(proxy)
-        bars.close()
         flag.put_back()
-        session.close()
-        if not done:
-            vars(scheduler).clear()
-            vars(scheduler).update(kept)
-        with _LOCK:
-            _RUNNING.discard(id(pipe))
+        try:
+            bars.close()
+            session.close()
+        finally:
+            if not done:
+                vars(scheduler).clear()
+                vars(scheduler).update(kept)
+            with _LOCK:
+                _RUNNING.discard(id(pipe))
 
 
 class _Missing:

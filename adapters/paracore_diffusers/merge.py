@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from paracore_diffusers.calls import Call
+from paracore_diffusers.calls import Call, mapped, tensors
 
 __all__ = ["UnmergeableError", "batch_of", "merged", "split"]
 
@@ -49,29 +49,58 @@ def merged(calls: Sequence[Call]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         _joined(f"argument {i}", [c.args[i] for c in calls], batch, shared=False) for i in range(len(calls[0].args))
     )
     kwargs = {k: _joined(k, [c.kwargs[k] for c in calls], batch, shared=k in SHARED) for k in calls[0].kwargs}
-    return args, kwargs
+    home = next((t.device for t in tensors((args, kwargs)) if t.ndim > 1), None)
+
+    def moved(value: torch.Tensor) -> torch.Tensor:  # networks take a single time from anywhere, several only at home
+        return value.to(home) if value.ndim == 1 and len(value) == len(calls) * batch else value
+
+    return mapped(args, moved), mapped(kwargs, moved)
 
 
-def split(result: Any, parts: int, batch: int) -> list[Any]:
+def split(result: Any, parts: int, batch: int, like: Any = None) -> list[Any]:
     """The merged call's answer as one answer per call.
+
+    Args:
+        result: of the merged call.
+        parts: how many calls were merged.
+        batch: B of each.
+        like: the answer of a single call of the kind, if one is known: tells lists of one tensor per sample from lists
+            of batched ones.
 
     Raises:
         UnmergeableError: if it has no batch dimension of ``parts * batch``.
     """
+    if parts == 1:
+        return [result]
     if isinstance(result, torch.Tensor):
         if result.ndim == 0 or result.shape[0] != parts * batch:
             raise UnmergeableError(f"an answer of shape {tuple(result.shape)} for {parts} calls of {batch}")
         return list(torch.split(result, batch))
     if isinstance(result, Mapping):
-        inner = {k: split(v, parts, batch) for k, v in result.items()}
+        known = like if isinstance(like, Mapping) else {}
+        inner = {k: split(v, parts, batch, known.get(k)) for k, v in result.items()}
         make = dict if type(result) is dict else type(result)
         return [make(**{k: v[p] for k, v in inner.items()}) for p in range(parts)]
     if isinstance(result, list | tuple):
-        if len(result) == parts * batch and parts > 1 and all(isinstance(v, torch.Tensor) for v in result):
+        if _per_sample(result, parts, batch, like):
             return [type(result)(result[p * batch : (p + 1) * batch]) for p in range(parts)]
-        columns = [split(v, parts, batch) for v in result]
-        return [type(result)(column[p] for column in columns) for p in range(parts)]
+        entries = like if isinstance(like, list | tuple) and len(like) == len(result) else [None] * len(result)
+        columns = [split(v, parts, batch, known) for v, known in zip(result, entries, strict=True)]
+        rows = [[column[p] for column in columns] for p in range(parts)]
+        return [type(result)(*row) if hasattr(result, "_fields") else type(result)(row) for row in rows]
     return [result] * parts
+
+
+def _per_sample(result: Any, parts: int, batch: int, like: Any) -> bool:
+    """Whether a list holds one tensor per sample."""
+    whole = parts * batch
+    if not result or len(result) != whole or not all(isinstance(v, torch.Tensor) for v in result):
+        return False
+    if isinstance(like, list | tuple):
+        return len(like) == batch
+    if all(v.ndim > 0 and v.shape[0] == whole for v in result):
+        raise UnmergeableError(f"a list of {whole} tensors of shape ({whole}, ...) for {parts} calls of {batch}")
+    return True
 
 
 def _joined(name: str, values: list[Any], batch: int, *, shared: bool) -> Any:

@@ -121,7 +121,7 @@ class ParallelPipeline:
         before = _Random(args, kwargs)
         self._busy = True
         try:
-            return self._parallel(args, kwargs, start_from, began)
+            return self._parallel(args, kwargs, start_from, began, before.generators)
         except UnsupportedPipelineError as error:
             if self._on_unsupported != "sequential":
                 raise
@@ -135,7 +135,14 @@ class ParallelPipeline:
         finally:
             self._busy = False
 
-    def _parallel(self, args: tuple[Any, ...], kwargs: dict[str, Any], start_from: Any, began: float) -> Any:
+    def _parallel(
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        start_from: Any,
+        began: float,
+        generators: list[torch.Generator],
+    ) -> Any:
         sampler = self._sampler(start_from)
         callbacks = Callbacks.taken(self.pipe, args, kwargs)
         pipe = self.pipe
@@ -145,10 +152,16 @@ class ParallelPipeline:
             scheduler=getattr(pipe, "scheduler", None),
             exact=self._exact,
             trajectory=self._keep or callbacks.wanted,
+            generators=generators,
         )
         callbacks.session = session
-        with installed(pipe, session):
-            output = pipe(*callbacks.args, **callbacks.kwargs)
+        grad = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        try:
+            # Writes into inference tensors cannot be noticed; without gradients the numbers are the same.
+            with installed(pipe, session), torch.inference_mode(False), torch.set_grad_enabled(grad):
+                output = pipe(*callbacks.args, **callbacks.kwargs)
+        except KeyboardInterrupt as stop:
+            raise session.broken_off(stop) from stop
         session.check_ended()
         self.last = self._record(session, time.perf_counter() - began)
         return output
@@ -183,7 +196,7 @@ class ParallelPipeline:
             wall_time=wall,
             solver_time=session.seconds,
             cause=session.cause,
-            merges=dict(getattr(self._executor, "verdicts", {})),
+            merges={**getattr(self._executor, "verdicts", {}), **session.verdicts},
             result=result,
         )
 
@@ -301,6 +314,11 @@ class _Random:
         self._cpu = torch.get_rng_state()
         used: Any = torch.cuda.is_initialized
         self._cuda = torch.cuda.get_rng_state_all() if used() else None
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """The generators given."""
+        return [generator for generator, _ in self._generators]
 
     def restore(self) -> None:
         """Put them back."""

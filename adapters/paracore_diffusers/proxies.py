@@ -13,6 +13,7 @@ import builtins
 import copy
 import functools
 import inspect
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -27,12 +28,19 @@ RELIED_ON = (
     "SchedulerMixin._step_index",
     "DiffusionPipeline.progress_bar",
     "DiffusionPipeline.components",
+    "ModularPipelineBlocks.sub_blocks",
 )
 """Names of diffusers, private ones among them, that this module relies on."""
 
 
 class LoopDriver(Protocol):
-    """The session, as the proxies see it."""
+    """The session, as the proxies see it.
+
+    Attributes:
+        inside: whether the pipeline is in its denoising loop.
+    """
+
+    inside: bool
 
     def begin_loop(self, times: torch.Tensor) -> Iterator[torch.Tensor]:
         """The times to visit."""
@@ -71,6 +79,7 @@ class Timesteps(torch.Tensor):
     def __iter__(self) -> Iterator[torch.Tensor]:
         if self.driver is None:
             return iter(self.plain())
+        _check_caller()
         return self.driver.begin_loop(self.plain())
 
     def __getitem__(self, index: Any) -> Any:
@@ -212,9 +221,10 @@ class NetworkProxy:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._paracore_driver.on_call(self._paracore_module, args, kwargs)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """A call without hooks; served like one with them."""
-        return self._paracore_driver.on_call(self._paracore_module, args, kwargs)
+    @property
+    def forward(self) -> Any:
+        """A call without hooks, inside the loop served like one with them."""
+        return self if self._paracore_driver.inside else self._paracore_module.forward
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -249,7 +259,7 @@ class NetworkProxy:
 
 
 class Enumerating:
-    """``enumerate`` in a pipeline's module, while sessions run: the index of an iteration is its node.
+    """``enumerate`` in a pipeline's modules, while sessions run: the index of an iteration is its node.
 
     Everything that no session serves goes to the built-in one.
     """
@@ -257,34 +267,83 @@ class Enumerating:
     _lock = threading.Lock()
     _users: dict[int, tuple[dict[str, Any], int, Any]] = {}  # noqa: RUF012
 
-    def __init__(self, function: Any) -> None:
-        """The module of a pipeline's ``__call__``."""
-        self._globals: dict[str, Any] = inspect.unwrap(function).__globals__
+    def __init__(self, pipe: Any) -> None:
+        """The modules in which the classes of a pipeline, or of the blocks it is made of, have their methods."""
+        found: dict[int, dict[str, Any]] = {}
+        for base in {base: None for kind in _kinds(pipe) for base in kind.__mro__}:
+            if base.__module__.partition(".")[0] in ("builtins", "torch"):
+                continue
+            for member in vars(base).values():
+                space = getattr(inspect.unwrap(member) if callable(member) else None, "__globals__", None)
+                if isinstance(space, dict):
+                    found[id(space)] = space
+        self._modules = list(found.values())
 
     def __enter__(self) -> None:
         with self._lock:
-            key = id(self._globals)
-            where, count, before = self._users.get(key, (self._globals, 0, self._globals.get("enumerate")))
-            if count == 0:
-                self._globals["enumerate"] = functools.partial(_enumerated, before or builtins.enumerate)
-            self._users[key] = where, count + 1, before
+            for module in self._modules:
+                where, count, before = self._users.get(id(module), (module, 0, module.get("enumerate")))
+                if count == 0:
+                    module["enumerate"] = functools.partial(_enumerated, before or builtins.enumerate)
+                self._users[id(module)] = where, count + 1, before
 
     def __exit__(self, *error: object) -> None:
         with self._lock:
-            key = id(self._globals)
-            where, count, before = self._users[key]
-            if count > 1:
-                self._users[key] = where, count - 1, before
-                return
-            del self._users[key]
-            if before is None:
-                del self._globals["enumerate"]
-            else:
-                self._globals["enumerate"] = before
+            for module in self._modules:
+                where, count, before = self._users[id(module)]
+                if count > 1:
+                    self._users[id(module)] = where, count - 1, before
+                    continue
+                del self._users[id(module)]
+                if before is None:
+                    del module["enumerate"]
+                else:
+                    module["enumerate"] = before
+
+
+def _kinds(pipe: Any) -> Iterator[type]:
+    yield type(pipe)
+    waiting = [v for v in vars(pipe).values() if hasattr(v, "sub_blocks")]
+    while waiting:
+        block = waiting.pop()
+        yield type(block)
+        waiting += getattr(block, "sub_blocks", {}).values()
+
+
+def _check_caller() -> None:
+    """Refuse a loop over timesteps in a module whose ``enumerate`` counts iterations instead of nodes."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).startswith("paracore_diffusers."):
+        frame = frame.f_back
+    served = frame.f_globals.get("enumerate")
+    if "enumerate" in frame.f_code.co_names and getattr(served, "func", None) is not _enumerated:
+        raise UnsupportedPipelineError(
+            f"the pipeline's loop lies in another module ({frame.f_globals.get('__name__')}) than its class and bases; "
+            "the index of its iterations cannot be served there"
+        )
 
 
 def _enumerated(plain: Any, iterable: Any, start: int = 0) -> Any:
-    loop = iter(iterable) if isinstance(iterable, Timesteps) or hasattr(iterable, "paracore_loop") else None
-    if loop is None or not hasattr(loop, "node"):
-        return plain(iterable if loop is None else loop, start)
-    return ((start + loop.node, time) for time in loop)
+    direct = isinstance(iterable, Timesteps) or hasattr(iterable, "paracore_loop")
+    if direct:
+        loop = iter(iterable)
+        return ((start + loop.node, time) for time in loop) if hasattr(loop, "node") else plain(loop, start)
+    return _Indexed(plain, iterable, start)
+
+
+class _Indexed:
+    """What ``enumerate`` gives of anything else: should it iterate over timesteps inside (a bar of its own around them,
+    say), the index is the node too."""
+
+    def __init__(self, plain: Any, iterable: Any, start: int) -> None:
+        self._pairs, self._start = plain(iterable, start), start
+
+    def __iter__(self) -> _Indexed:
+        return self
+
+    def __next__(self) -> tuple[int, Any]:
+        index, value = next(self._pairs)
+        node = getattr(value, "paracore_node", None)
+        if node is None and isinstance(value, tuple):
+            node = next((n for v in value if (n := getattr(v, "paracore_node", None)) is not None), None)
+        return (index if node is None else self._start + node), value

@@ -24,7 +24,7 @@ from paracore import Outputs, Request, Result, Sampler
 from paracore.errors import DenoiserError, SolveInterrupted
 from paracore.schemes import Scheme
 from paracore.schemes.table import compute_dtype
-from paracore_diffusers.calls import Call, mapped, stand_in, tensors
+from paracore_diffusers.calls import Call, mapped, plain, stand_in, tensors
 from paracore_diffusers.errors import NonFiniteSchedulerError, NonlinearSchedulerError, UnsupportedPipelineError
 from paracore_diffusers.proxies import Beside, StepOutput
 from paracore_diffusers.replay import ReplayScheme
@@ -101,7 +101,9 @@ class Session:
         ended: called when the loop ends.
         progressed: called with the accepted node.
         trajectory: keep all accepted states.
-        warm: makes the sampler start from an earlier trajectory.
+        generators: the random generators of the call: the loop itself must not draw from them.
+        stop_at: the node after whose step the user's callback asked the pipeline to stop.
+        verdicts: why calls of a network are made one by one, by its class.
     """
 
     sampler: Sampler
@@ -112,6 +114,7 @@ class Session:
     ended: Callable[[], None] = _nothing
     progressed: Callable[[int], None] = _ignored
     networks: Callable[[Any], None] = _ignored
+    generators: list[torch.Generator] = attrs.field(factory=list)
     trajectory: bool = False
     rounds: int = 0
     network_calls: int = 0
@@ -126,6 +129,8 @@ class Session:
     mode: str = "outside"
     inside: bool = False
     noise: RawNoise | None = None
+    stop_at: int | None = None
+    verdicts: dict[str, str] = attrs.field(factory=dict)
     accepted: list[Accepted] = attrs.field(factory=list)
     _loop: Loop | None = None
     _solver: Outcome | None = None
@@ -143,7 +148,12 @@ class Session:
     _dtypes: Dtypes | None = None
     _beside: Any = None
     _many: int = 1
-    _generators: list[tuple[Any, torch.Tensor]] = attrs.field(factory=list)
+    _random: list[torch.Tensor] = attrs.field(factory=list)
+    _mark: Any = None
+    _parameters: tuple[str, ...] = ()
+    _checking: bool = False
+    _dependent: bool = False
+    _now: Any = None
     _index: Any = None
     _front: int = 0
     _stopping: bool = False
@@ -159,7 +169,10 @@ class Session:
             raise UnsupportedPipelineError(
                 "the pipeline iterates over its timesteps a second time; only one denoising loop is supported"
             )
-        self._loop = Loop(self, list(times.unbind()))
+        listed = list(times.unbind())
+        for node, one in enumerate(listed):
+            one.paracore_node = node  # type: ignore[attr-defined]  # read where a pipeline enumerates
+        self._loop = Loop(self, listed)
         self.total = len(self._loop.times)
         return self._loop
 
@@ -235,10 +248,13 @@ class Session:
             raise UnsupportedPipelineError(
                 "the pipeline steps its scheduler outside a loop over its timesteps (for t in timesteps)"
             )
-        bound = inspect.signature(type(self.scheduler).step).bind(self.scheduler, *args, **kwargs)
-        values = dict(bound.arguments)
-        values.pop("self", None)
-        values.update(values.pop("kwargs", {}))
+        if not self._parameters:
+            self._parameters = tuple(inspect.signature(type(self.scheduler).step).parameters)[1:]
+        values = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
+        if len(args) > len(self._parameters) or not {"model_output", "sample"} <= values.keys():
+            raise UnsupportedPipelineError(
+                f"step was given {len(args)} arguments and {', '.join(kwargs) or 'no names'}"
+            )
         output, sample = values["model_output"], values["sample"]
         if not isinstance(output, torch.Tensor) or not isinstance(sample, torch.Tensor):
             raise UnsupportedPipelineError(f"step was given {type(output).__name__} and {type(sample).__name__}")
@@ -250,6 +266,7 @@ class Session:
             reply = self._go_on(output, sample)
         loop.stepped = True
         state = reply[1]
+        self._mark = _mark(state)
         result: tuple[Any, ...] = (state, *(Beside() for _ in range(self._many - 1)))
         return StepOutput(result)
 
@@ -275,8 +292,10 @@ class Session:
         node, served = self._served
         if sample is not served:
             self._check_state(node, sample, served)
+        if not _untouched(served, self._mark):
+            raise UnsupportedPipelineError(_EDITS)
         if self.mode == "replay" and self._at != len(self._visit):
-            raise UnsupportedPipelineError(_DEPENDS)
+            self._differs(self._visit[self._at].module)
         try:
             self._served = self._solver.throw(_Stop()) if self._stopping else self._solver.send(output)
         except StopIteration as end:
@@ -292,11 +311,7 @@ class Session:
             halves = (torch.bfloat16, torch.float16) if node > 0 else ()
             kept = next((d for d in halves if torch.equal(sample, served.to(d).to(sample.dtype))), None)
             if kept is None:
-                raise UnsupportedPipelineError(
-                    "the pipeline edits its latents between steps (as inpainting does: kept regions are put back after "
-                    "every step); that is not part of the scheduler. Use on_unsupported='sequential', or a pipeline "
-                    "whose network takes the mask as input"
-                )
+                raise UnsupportedPipelineError(_EDITS)
         if node == 0 or (sample.dtype, kept) == (self._dtypes.state, self._dtypes.kept):
             return
         before, self._dtypes = self._dtypes, attrs.evolve(self._dtypes, state=sample.dtype, kept=kept)
@@ -315,13 +330,18 @@ class Session:
             return module(*args, **kwargs)
         assert self._loop is not None
         self.networks(module)
-        if self.mode in ("first", "inline"):
-            call = Call(module, args, kwargs, len(self._visit), self._loop.node)
-            if self.mode == "first":
-                self._visit.append(call)
-            call.result, call.done = call.run(), True
+        if self.mode == "inline":
             self.network_calls += 1
-            return call.result
+            return module(*args, **kwargs)
+        if self.mode == "first":
+            call = Call(module, args, kwargs, len(self._visit), self._loop.node)
+            # Both are kept, and a pipeline may write into its own: copies.
+            call.args, call.kwargs = mapped(args, torch.clone), mapped(kwargs, torch.clone)
+            self._visit.append(call)
+            answer = module(*args, **kwargs)
+            call.result, call.done = mapped(answer, torch.clone), True
+            self.network_calls += 1
+            return answer
         if self.mode == "record":
             if self._copying:
                 args, kwargs = mapped(args, torch.clone), mapped(kwargs, torch.clone)
@@ -333,17 +353,27 @@ class Session:
                 self.network_calls += 1
                 if type(module) in self._denoisers:
                     self._templates[call.key] = call.result
-                return call.result
+                return mapped(call.result, torch.clone)  # kept for the replay: a pipeline may write into its own
             self.recorded += 1
             return stand_in(template)
-        if self._at >= len(self._visit):
-            raise UnsupportedPipelineError(_DEPENDS)
-        known = self._visit[self._at]
+        known = self._visit[self._at] if self._at < len(self._visit) else None
         self._at += 1
-        again = Call(module, args, kwargs, known.ordinal, known.node)
-        if again.key != known.key or not _same(again, known):
-            raise UnsupportedPipelineError(_DEPENDS)
-        return known.result
+        if known is not None:
+            again = Call(module, args, kwargs, known.ordinal, known.node)
+            if again.key == known.key and _same(again, known):
+                return mapped(known.result, torch.clone) if self._checking else known.result
+        self._differs(module)
+        self._at = len(self._visit)  # the rest of this iteration is made here too
+        self.network_calls += 1
+        return module(*args, **kwargs)
+
+    def _differs(self, module: Any) -> None:
+        """A replayed iteration calls its networks in another way than when it was recorded (answered with zeros): its
+        calls depend on each other's answers. From now on the pipeline makes them itself."""
+        if self._checking:
+            raise UnsupportedPipelineError(_REMEMBERS.format(what="network input", much=""))
+        self._dependent = True
+        self.verdicts[type(module).__name__] = "one by one: its input depends on answers in the same iteration"
 
     # -- the solve ----------------------------------------------------------------------------------------------
 
@@ -356,9 +386,13 @@ class Session:
         sampler = self.sampler
         state = sampler.start(problem, trajectory=self.trajectory)
         self._keep_first(f0)
-        first_round = True
+        first_round, check_at = True, 2
         try:
             while (request := sampler.request(state)) is not None:
+                self._now = state
+                if self.rounds + 1 >= check_at:  # what begins late shows late; it costs no network call
+                    check_at *= 2
+                    yield from self._check_memory(x0, f0)
                 where = _nodes(request)
                 states = {n: request.states[rows] for n, rows in where.items()}
                 known: dict[int, torch.Tensor] = {}
@@ -371,6 +405,7 @@ class Session:
                 if first_round:
                     first_round = False
                     yield from self._check_memory(x0, f0)
+                self._check_random()
                 began = time.perf_counter()
                 outputs = torch.empty_like(request.states)
                 for n, rows in where.items():
@@ -380,24 +415,33 @@ class Session:
                             f"{tuple(states[n].shape)}"
                         )
                     outputs[rows] = known[n].to(wide)
-                self.evaluated += len(request)
+                self.evaluated += len(where)  # nodes, for the whole batch at a time
                 front = int(state.front.min())
                 state = sampler.advance(state, Outputs(outputs, calls=len(request)))
                 self._book(loop, sampler, state, front)
         except _Stop:
             pass
-        except KeyboardInterrupt as stop:
-            self.result = sampler.result(state)
-            raise SolveInterrupted("interrupted in the middle of a solve", self.result, state) from stop
         result = sampler.result(state)
         self.result = result
         self.rounds = result.total_rounds
         self.seconds += time.perf_counter() - began
-        return self._lent(int(result.front.min()), result.sample, x0)
+        self._check_random()
+        last = int(result.front.min())
+        if self.stop_at is not None and last > self.stop_at + 1 and result.trajectory is not None:
+            last = self.stop_at + 1
+            return self._lent(last, result.trajectory[last].clone(), x0)
+        return self._lent(last, result.sample.clone(), x0)  # the caller keeps the result, the pipeline may write
+
+    def broken_off(self, stop: KeyboardInterrupt) -> KeyboardInterrupt:
+        """Ctrl-C as the library reports it, with what was accepted so far; as it is if nothing was begun."""
+        if isinstance(stop, SolveInterrupted) or self._now is None or self._finished:
+            return stop
+        self.result = self.sampler.result(self._now)
+        return SolveInterrupted("interrupted in the middle of a solve", self.result, self._now)
 
     def _evaluate(self, todo: Mapping[int, torch.Tensor]) -> Generator[Any, torch.Tensor, dict[int, torch.Tensor]]:
         answers: dict[int, torch.Tensor] = {}
-        if self.executor.inline or (len(todo) == 1 and not getattr(self.executor, "always", False)):
+        if self.executor.inline or self._dependent or (len(todo) == 1 and not getattr(self.executor, "always", False)):
             self.mode = "inline"
             for node, state in todo.items():
                 answers[node] = yield node, state
@@ -423,32 +467,40 @@ class Session:
 
     def _check_memory(self, x0: torch.Tensor, f0: torch.Tensor) -> Generator[Any, torch.Tensor, None]:
         """Visit node 0 once more with the answers known: a loop that remembers earlier steps gives another output."""
-        self.mode, self._visit, self._at = "replay", self._first, 0
-        again = yield 0, x0
+        self.mode, self._visit, self._at, self._checking = "replay", self._first, 0, True
+        again = yield 0, x0.clone()
+        self._checking = False
         wide = compute_dtype(f0.dtype)
         error = float((again.to(wide) - f0.to(wide)).norm() / f0.to(wide).norm().clamp_min(1e-30))
-        if error > 1e-5:
+        if not error <= 1e-5:
             raise UnsupportedPipelineError(
-                f"the same state at the same node gives another guided output after other nodes were visited (relative "
-                f"difference {error:.1e}): the pipeline's loop remembers earlier steps (guidance with momentum, say); "
-                "switch that off, or use on_unsupported='sequential'"
+                _REMEMBERS.format(what="guided output", much=f" (relative difference {error:.1e})")
             )
-        for generator, before in self._generators:
-            if not torch.equal(generator.get_state(), before):
-                raise UnsupportedPipelineError(
-                    "the pipeline draws random numbers inside its loop, beside its scheduler; that is not supported"
-                )
+
+    def _check_random(self) -> None:
+        if not all(torch.equal(a, b) for a, b in zip(self._random, self._randomness(), strict=True)):
+            raise UnsupportedPipelineError(
+                "the pipeline draws random numbers inside its loop, beside its scheduler; that is not supported"
+            )
+
+    def settle_random(self) -> None:
+        """Take the random states as they are: what was drawn was not the pipeline's (a callback's, say)."""
+        self._random = self._randomness()
+
+    def _randomness(self) -> list[torch.Tensor]:
+        return [torch.get_rng_state(), *(g.get_state() for g in self.generators)]
 
     def _lent(self, node: int, state: torch.Tensor, x0: torch.Tensor) -> torch.Tensor:
         """A state as the pipeline would hold it after the step before."""
         assert self._dtypes is not None
         if node == 0:
-            return x0
+            return x0.clone()  # a pipeline may write into it
         return state.to(self._dtypes.returned)
 
     def _problem(self, loop: Loop, values: dict[str, Any]) -> TapedProblem:
         x0, f0, given = values["sample"], values["model_output"], values.get("timestep")
         self._check_time(loop, given)
+        self.settle_random()
         batched = isinstance(given, torch.Tensor) and given.ndim == 1 and len(given) == len(x0)
         known = ("model_output", "timestep", "sample", "generator", "return_dict", "timestep_back")
         options = {k: v for k, v in values.items() if k not in known and k != "old_pred_original_sample"}
@@ -471,8 +523,6 @@ class Session:
         if scheme.stochastic:
             generator = values.get("generator")
             self.noise = RawNoise.create(stepper, generator, tuple(x0.shape), dtypes, x0.device)
-            listed = [] if generator is None else [generator] if isinstance(generator, torch.Generator) else generator
-            self._generators = [(g, g.get_state()) for g in listed]
         if self.exact or self.route == "replay":
             self.route = "replay"
             scheme = ReplayScheme.create(
@@ -522,7 +572,7 @@ class Session:
         if front > before and self.trajectory and state.trajectory is not None:
             assert self._dtypes is not None
             for n in range(before, front):
-                held = state.trajectory[n + 1].to(self._dtypes.returned)
+                held = state.trajectory[n + 1].to(self._dtypes.returned, copy=True)
                 self.accepted.append(Accepted(n, loop.times[n], held))
         self._front = front
         self.rounds = int(state.total_rounds)
@@ -535,10 +585,14 @@ class Session:
             UnsupportedPipelineError: if the loop was left before its end, or there was none.
         """
         if not self._finished:
-            what = (
-                "left its loop before its end" if self._solver is not None else "has no loop that steps its scheduler"
-            )
+            begun = self._loop is not None and self._loop.own
+            what = "left its loop before its end" if begun else "has no loop that steps its scheduler"
             raise UnsupportedPipelineError(f"the pipeline {what}; nothing was run in parallel")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the final state was handed to the pipeline."""
+        return self._finished
 
     def close(self) -> None:
         """The run is over: leave the scheduler and the user's generators as a sequential run would."""
@@ -553,9 +607,15 @@ class _Stop(Exception):  # noqa: N818
     """The user interrupts the pipeline."""
 
 
-_DEPENDS = (
-    "the pipeline's network calls depend on the answers of earlier ones in the same iteration; they cannot be recorded "
-    "ahead: use execution='one-by-one', or on_unsupported='sequential'"
+_EDITS = (
+    "the pipeline edits its latents between steps (as inpainting does: kept regions are put back after every step); "
+    "that is not part of the scheduler. Use on_unsupported='sequential', or a pipeline whose network takes the mask as "
+    "input"
+)
+_REMEMBERS = (
+    "the same state at the same node gives another {what} after other nodes were visited{much}: the pipeline's loop "
+    "remembers earlier steps (guidance with momentum, a count of its own) or draws random numbers; switch that off, or "
+    "use on_unsupported='sequential'"
 )
 
 
@@ -580,4 +640,16 @@ def _nodes(request: Request) -> dict[int, torch.Tensor]:
 def _same(again: Call, known: Call) -> bool:
     """Whether a replayed call has the arguments that were recorded (tensors of one object are not compared)."""
     pairs = zip(tensors((again.args, again.kwargs)), tensors((known.args, known.kwargs)), strict=True)
-    return all(a is b or torch.equal(a, b) for a, b in pairs)
+    if not all(a is b or torch.equal(a, b) for a, b in pairs):
+        return False
+    others = zip(plain((again.args, again.kwargs)), plain((known.args, known.kwargs)), strict=True)
+    return all(a is b or not isinstance(a, int | float | str) or a == b for a, b in others)
+
+
+def _mark(state: torch.Tensor) -> int | torch.Tensor:
+    """Tells later whether a tensor was written to: torch's count of writes, or a copy where it keeps none."""
+    return state.clone() if state.is_inference() else state._version
+
+
+def _untouched(state: torch.Tensor, mark: int | torch.Tensor) -> bool:
+    return torch.equal(state, mark) if isinstance(mark, torch.Tensor) else state._version == mark

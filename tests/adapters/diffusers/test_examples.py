@@ -47,7 +47,7 @@ def run(example, name, folder, *arguments):
     return report
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", ["flux", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES[1:])])
 def test_every_family_runs(example, name, tmp_path):
     report = run(example, name, tmp_path, "--steps", "8", "--window", "4")
     assert 1 <= report.rounds <= 8
@@ -68,6 +68,7 @@ def test_compare_reports_the_difference(example, tmp_path, capsys):
     assert len(list(tmp_path.glob("*.png"))) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sd35", "wan21"])
 def test_exact_is_the_pipeline_itself(example, name, tmp_path):
     report = run(example, name, tmp_path, "--exact", "--compare", "--steps", "5", "--window", "3")
