@@ -2,7 +2,7 @@
 
 The results come from::
 
-    paracore compare --model digits --samplers picard,paradigms,front,ropa --window 2,4,8,16 --steps 50 --guidance 4 --count 32 \\
+    paracore compare --model digits --samplers picard,paradigms,front,ropa --window 2,4,8,16 --steps 50 --guidance 4 --count 16 \\
         --one-at-a-time --seed 9500 --out benchmarks/results/digits
     python benchmarks/targets.py
     python benchmarks/ingredients.py
@@ -31,7 +31,7 @@ INGREDIENTS = ("<!-- ingredients: begin -->", "<!-- ingredients: end -->")
 Record = dict[str, Any]
 COMMAND = (
     "paracore compare --model digits --samplers picard,paradigms,front,ropa --window 2,4,8,16 --steps 50 "
-    "--guidance 4 --count 32 --one-at-a-time --seed 9500"
+    "--guidance 4 --count 16 --one-at-a-time --seed 9500"
 )
 
 
