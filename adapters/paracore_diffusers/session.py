@@ -22,16 +22,11 @@ import torch
 
 from paracore import Outputs, Request, Result, Sampler
 from paracore.errors import DenoiserError, SolveInterrupted
-from paracore.schemes import Scheme
 from paracore.schemes.table import compute_dtype
 from paracore_diffusers.calls import Call, mapped, plain, stand_in, tensors
-from paracore_diffusers.errors import NonFiniteSchedulerError, NonlinearSchedulerError, UnsupportedPipelineError
+from paracore_diffusers.errors import UnsupportedPipelineError
+from paracore_diffusers.preparation import Preparation, check_first, prepared_problem
 from paracore_diffusers.proxies import Beside, StepOutput
-from paracore_diffusers.replay import ReplayScheme
-from paracore_diffusers.replay_noise import RawNoise
-from paracore_diffusers.replay_tape import TapedProblem
-from paracore_diffusers.stepper import Dtypes, Stepper
-from paracore_diffusers.table import SchedulerTable, small_signal_table, table_of
 
 __all__ = ["Accepted", "Session"]
 
@@ -128,7 +123,6 @@ class Session:
     seconds: float = 0.0
     mode: str = "outside"
     inside: bool = False
-    noise: RawNoise | None = None
     stop_at: int | None = None
     verdicts: dict[str, str] = attrs.field(factory=dict)
     accepted: list[Accepted] = attrs.field(factory=list)
@@ -143,11 +137,8 @@ class Session:
     _at: int = 0
     _templates: dict[Any, Any] = attrs.field(factory=dict)
     _denoisers: set[type] = attrs.field(factory=set)
-    _scheme: Scheme | None = None
-    _table: SchedulerTable | None = None
-    _dtypes: Dtypes | None = None
+    _ready: Preparation | None = None
     _beside: Any = None
-    _many: int = 1
     _random: list[torch.Tensor] = attrs.field(factory=list)
     _mark: Any = None
     _parameters: tuple[str, ...] = ()
@@ -213,27 +204,26 @@ class Session:
         if loop is None or not self.inside:
             found: torch.Tensor = type(self.scheduler).scale_model_input(self.scheduler, sample, *args, **kwargs)
             return found
-        table = self._table
+        table = None if self._ready is None else self._ready.table
         if table is not None and table.input_scale[loop.node] == 1.0 and self._plain_scale():
             return sample
         found = self._scaler(loop.node).scale_model_input(sample, *args, **kwargs)
         return found
 
     def _plain_scale(self) -> bool:
-        assert self._table is not None
-        return bool((self._table.input_scale == 1.0).all())
+        assert self._ready is not None
+        return bool((self._ready.table.input_scale == 1.0).all())
 
     def _scaler(self, node: int) -> Any:
         """A scheduler as it is when a sequential run arrives at a node."""
         if not self._scalers:
             self._scalers[0] = copy.deepcopy(self._fresh)
-            if self._table is None:
+            if self._ready is None:
                 return self._scalers[0]
         if node not in self._scalers:
-            assert self._table is not None
-            assert self._dtypes is not None
-            stepper = self._table.stepper
-            run, state = stepper.fresh(), torch.zeros(2, 2, 3, 3, dtype=self._dtypes.state)
+            assert self._ready is not None
+            stepper = self._ready.table.stepper
+            run, state = stepper.fresh(), torch.zeros(2, 2, 3, 3, dtype=self._ready.dtypes.state)
             device = stepper.timesteps[0].device
             state = state.to(device)
             for n in range(stepper.nodes):
@@ -265,9 +255,10 @@ class Session:
                 raise UnsupportedPipelineError("the pipeline steps its scheduler twice in one iteration")
             reply = self._go_on(output, sample)
         loop.stepped = True
+        assert self._ready is not None
         state = reply[1]
         self._mark = _mark(state)
-        result: tuple[Any, ...] = (state, *(Beside() for _ in range(self._many - 1)))
+        result: tuple[Any, ...] = (state, *(Beside() for _ in range(self._ready.returns - 1)))
         return StepOutput(result)
 
     def _start(self, loop: Loop, values: dict[str, Any]) -> tuple[int, torch.Tensor]:
@@ -276,7 +267,9 @@ class Session:
                 f"the pipeline steps its scheduler for the first time in iteration {loop.node}, not in the first"
             )
         self._first = list(self._visit)
-        self._check_first(loop, values)
+        if not self._first:
+            raise UnsupportedPipelineError("the pipeline called none of its networks before its first step")
+        check_first(values)
         loop.own = True
         self._solver = self._solve(loop, values)
         try:
@@ -305,22 +298,15 @@ class Session:
 
     def _check_state(self, node: int, sample: torch.Tensor, served: torch.Tensor) -> None:
         """A pipeline may cast what ``step`` returned, nothing else; how it casts shows here for the first time."""
-        assert self._dtypes is not None
+        assert self._ready is not None
         kept: torch.dtype | None = None
         if not torch.equal(sample, served.to(sample.dtype)):
             halves = (torch.bfloat16, torch.float16) if node > 0 else ()
             kept = next((d for d in halves if torch.equal(sample, served.to(d).to(sample.dtype))), None)
             if kept is None:
                 raise UnsupportedPipelineError(_EDITS)
-        if node == 0 or (sample.dtype, kept) == (self._dtypes.state, self._dtypes.kept):
-            return
-        before, self._dtypes = self._dtypes, attrs.evolve(self._dtypes, state=sample.dtype, kept=kept)
-        if isinstance(self._scheme, ReplayScheme):
-            self._scheme.recast(self._dtypes)
-        if self.noise is not None and before.state != sample.dtype:
-            assert self._table is not None
-            event = (3,) * (sample.ndim - 1)
-            self.noise.again(self._table.stepper.rehearse(self._dtypes, sample.device, event))
+        if node > 0:
+            self._ready.recast(sample, kept)
 
     # -- the networks -------------------------------------------------------------------------------------------
 
@@ -380,7 +366,9 @@ class Session:
     def _solve(self, loop: Loop, values: dict[str, Any]) -> Outcome:
         """Yields ``(node, state)`` to visit, is sent the output there; returns the final state."""
         x0, f0 = values["sample"].clone(), values["model_output"].clone()  # a pipeline may write into its own
-        problem = self._problem(loop, values)
+        self.settle_random()
+        self._ready = ready = prepared_problem(self._fresh, loop.times, values, exact=self.exact)
+        self.route, self.cause, problem = ready.route, ready.cause, ready.problem
         wide = problem.x0.dtype
         began = time.perf_counter()
         sampler = self.sampler
@@ -399,7 +387,7 @@ class Session:
                 if first_round and 0 in states and torch.equal(states[0], problem.x0):
                     known[0] = f0
                 self.seconds += time.perf_counter() - began
-                todo = {n: self._lent(n, s, x0) for n, s in states.items() if n not in known}
+                todo = {n: ready.lent(n, s, x0) for n, s in states.items() if n not in known}
                 answers = yield from self._evaluate(todo)
                 known.update(answers)
                 if first_round:
@@ -429,8 +417,8 @@ class Session:
         last = int(result.front.min())
         if self.stop_at is not None and last > self.stop_at + 1 and result.trajectory is not None:
             last = self.stop_at + 1
-            return self._lent(last, result.trajectory[last].clone(), x0)
-        return self._lent(last, result.sample.clone(), x0)  # the caller keeps the result, the pipeline may write
+            return ready.lent(last, result.trajectory[last].clone(), x0)
+        return ready.lent(last, result.sample.clone(), x0)  # the caller keeps the result, the pipeline may write
 
     def broken_off(self, stop: KeyboardInterrupt) -> KeyboardInterrupt:
         """Ctrl-C as the library reports it, with what was accepted so far; as it is if nothing was begun."""
@@ -490,76 +478,6 @@ class Session:
     def _randomness(self) -> list[torch.Tensor]:
         return [torch.get_rng_state(), *(g.get_state() for g in self.generators)]
 
-    def _lent(self, node: int, state: torch.Tensor, x0: torch.Tensor) -> torch.Tensor:
-        """A state as the pipeline would hold it after the step before."""
-        assert self._dtypes is not None
-        if node == 0:
-            return x0.clone()  # a pipeline may write into it
-        return state.to(self._dtypes.returned)
-
-    def _problem(self, loop: Loop, values: dict[str, Any]) -> TapedProblem:
-        x0, f0, given = values["sample"], values["model_output"], values.get("timestep")
-        self._check_time(loop, given)
-        self.settle_random()
-        batched = isinstance(given, torch.Tensor) and given.ndim == 1 and len(given) == len(x0)
-        known = ("model_output", "timestep", "sample", "generator", "return_dict", "timestep_back")
-        options = {k: v for k, v in values.items() if k not in known and k != "old_pred_original_sample"}
-        stepper = Stepper(self._fresh, torch.stack(loop.times), options, batched_times=batched)
-        dtypes = Dtypes(x0.dtype, x0.dtype, x0.dtype, f0.dtype)
-        event = (3,) * (x0.ndim - 1)
-        rehearsal = stepper.rehearse(dtypes, x0.device, event)
-        returned = rehearsal.returned[0]
-        self._dtypes = dtypes = attrs.evolve(dtypes, returned=returned, state=returned)
-        if returned != x0.dtype:
-            rehearsal = stepper.rehearse(dtypes, x0.device, event)
-        self._many = 2 if _returns_more(stepper, x0, f0) else 1
-        try:
-            self._table = table_of(stepper, ndim=x0.ndim)
-            self.route = "table"
-        except (NonlinearSchedulerError, NonFiniteSchedulerError) as error:
-            self._table = small_signal_table(stepper, ndim=x0.ndim)
-            self.route, self.cause = "replay", str(error)
-        scheme = self._table.scheme
-        if scheme.stochastic:
-            generator = values.get("generator")
-            self.noise = RawNoise.create(stepper, generator, tuple(x0.shape), dtypes, x0.device)
-        if self.exact or self.route == "replay":
-            self.route = "replay"
-            scheme = ReplayScheme.create(
-                stepper,
-                scheme,
-                first_dtype=dtypes.first,
-                returned_dtype=dtypes.returned,
-                state_dtype=dtypes.state,
-                output_dtype=dtypes.output,
-                noise=self.noise,
-                window=len(loop.times) // 4 + 16,
-            )
-        self._scheme = scheme
-        return TapedProblem.create(scheme, x0.to(compute_dtype(x0.dtype)), self.noise, lockstep=True)
-
-    def _check_time(self, loop: Loop, given: Any) -> None:
-        own = float(loop.times[0].flatten()[0])
-        told = float(given.flatten()[0]) if isinstance(given, torch.Tensor) else float(given)
-        if told != own:
-            raise UnsupportedPipelineError(
-                f"the pipeline steps its scheduler at time {told:g} where its timesteps say {own:g}; that cannot be "
-                "followed"
-            )
-
-    def _check_first(self, loop: Loop, values: dict[str, Any]) -> None:
-        x0 = values["sample"]
-        if not self._first:
-            raise UnsupportedPipelineError("the pipeline called none of its networks before its first step")
-        f0 = values["model_output"]
-        if f0.shape != x0.shape:
-            raise UnsupportedPipelineError(
-                f"the pipeline steps with an output of shape {tuple(f0.shape)} at a state of shape {tuple(x0.shape)} "
-                "(a learned variance, say); only outputs of the state's shape are supported"
-            )
-        if x0.ndim < 2 or not x0.is_floating_point():
-            raise UnsupportedPipelineError(f"the state is a {tuple(x0.shape)} {x0.dtype}; (B, *event) floats needed")
-
     def _keep_first(self, f0: torch.Tensor) -> None:
         """The kinds of network whose calls may wait: the one called last before the step, and all of its class."""
         self._denoisers = {type(self._first[-1].module)}
@@ -570,9 +488,9 @@ class Session:
     def _book(self, loop: Loop, sampler: Sampler, state: Any, before: int) -> None:
         front = int(state.front.min())
         if front > before and self.trajectory and state.trajectory is not None:
-            assert self._dtypes is not None
+            assert self._ready is not None
             for n in range(before, front):
-                held = state.trajectory[n + 1].to(self._dtypes.returned, copy=True)
+                held = state.trajectory[n + 1].to(self._ready.dtypes.returned, copy=True)
                 self.accepted.append(Accepted(n, loop.times[n], held))
         self._front = front
         self.rounds = int(state.total_rounds)
@@ -599,8 +517,8 @@ class Session:
         if self._index is not None or "_step_index" in self.scheduler.__dict__:
             self.scheduler.__dict__["_step_index"] = self._index
         self._solver = None
-        if self._finished and self.noise is not None:
-            self.noise.advance()
+        if self._finished and self._ready is not None and self._ready.noise is not None:
+            self._ready.noise.advance()
 
 
 class _Stop(Exception):  # noqa: N818
@@ -617,14 +535,6 @@ _REMEMBERS = (
     "remembers earlier steps (guidance with momentum, a count of its own) or draws random numbers; switch that off, or "
     "use on_unsupported='sequential'"
 )
-
-
-def _returns_more(stepper: Stepper, x0: torch.Tensor, f0: torch.Tensor) -> bool:
-    """Whether ``step`` returns something beside the state."""
-    run, event = stepper.fresh(), (2, *(3,) * (x0.ndim - 1))
-    like = torch.zeros(event, dtype=x0.dtype, device=x0.device)
-    run.step(0, like.to(f0.dtype), like, lambda k, shape, dtype, device: torch.zeros(shape, dtype=dtype, device=device))
-    return run.beside is not None
 
 
 def _nodes(request: Request) -> dict[int, torch.Tensor]:

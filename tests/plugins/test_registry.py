@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -318,3 +319,10 @@ def test_the_library_raises_the_same_errors():
         paracore.compose(stopping="error-targt")
     with pytest.raises(ConfigurationError, match=r"composition has no option 'windw'; did you mean 'window'\?"):
         paracore.compose(windw=3)
+
+
+def test_threads_that_look_up_first_at_once_all_find():
+    registry = Registry()
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: registry.find("sampler", "picard").name, range(8)))
+    assert found == ["picard"] * 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import re
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -72,6 +73,7 @@ class Registry:
     """
 
     def __init__(self) -> None:
+        self._lock = threading.RLock()
         self._entries: dict[str, dict[str, Entry]] | None = None
         self._broken: list[Broken] = []
         self._conflicts: dict[tuple[str, str], list[Entry]] = {}
@@ -170,16 +172,17 @@ class Registry:
         return kind
 
     def _load(self) -> dict[str, dict[str, Entry]]:
-        if self._entries is None:
-            self._entries = {kind: {} for kind in HOOKS}
-            from paracore.plugins import builtin
+        with self._lock:  # other threads wait for the whole; a plugin that looks up while it loads sees what is there
+            if self._entries is None:
+                self._entries = {kind: {} for kind in HOOKS}
+                from paracore.plugins import builtin
 
-            self._add(_collect("paracore", builtin, "paracore", _own_version()))
-            for found in self._registered.values():
-                self._add(found)
-            for point in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda p: p.name):
-                self._load_point(point)
-        return self._entries
+                self._add(_collect("paracore", builtin, "paracore", _own_version()))
+                for found in self._registered.values():
+                    self._add(found)
+                for point in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda p: p.name):
+                    self._load_point(point)
+            return self._entries
 
     def _load_point(self, point: importlib.metadata.EntryPoint) -> None:
         if point.name in _disabled() or "all" in _disabled():
