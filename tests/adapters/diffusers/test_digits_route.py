@@ -42,12 +42,12 @@ def through_pipeline(sampler, steps=STEPS, **options):
     return fast(LABELS, GUIDANCE, **given).images, fast.last
 
 
-def by_itself(sampler, steps=STEPS, **options):
+def by_itself(sampler, steps=STEPS, max_batch=None, **options):
     scheme = flow_euler(steps)
     denoiser = DigitsModel().denoiser(scheme, torch.tensor(LABELS), GUIDANCE)
     made = paracore.sampler(sampler, **options) if sampler else parallelize(pipeline(), None, **options)._make()
     problem = paracore.Problem(scheme, noise(), lockstep=True)
-    return paracore.solve(made, problem, paracore.evaluators.batched(denoiser))
+    return paracore.solve(made, problem, paracore.evaluators.batched(denoiser, max_batch=max_batch))
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -57,7 +57,8 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 def check(name: str, execution: str) -> None:
     sampler, options = SAMPLERS[name]
     images, last = through_pipeline(sampler, execution=execution, **options)
-    result = by_itself(sampler, **options)
+    # the network rounds its input to a grid: only calls of the same size give states that stay this close
+    result = by_itself(sampler, max_batch=None if execution == "merged" else len(LABELS), **options)
     assert last.route == "table"
     assert last.rounds == result.total_rounds
     assert relative(images, result.sample) < 1e-5
