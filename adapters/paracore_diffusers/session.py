@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
@@ -393,7 +394,7 @@ class Session:
                 if first_round:
                     first_round = False
                     yield from self._check_memory(x0, f0)
-                self._check_random()
+                yield from self._check_random(x0, f0)
                 began = time.perf_counter()
                 outputs = torch.empty_like(request.states)
                 for n, rows in where.items():
@@ -413,7 +414,7 @@ class Session:
         self.result = result
         self.rounds = result.total_rounds
         self.seconds += time.perf_counter() - began
-        self._check_random()
+        self._drew()
         last = int(result.front.min())
         if self.stop_at is not None and last > self.stop_at + 1 and result.trajectory is not None:
             last = self.stop_at + 1
@@ -465,11 +466,29 @@ class Session:
                 _REMEMBERS.format(what="guided output", much=f" (relative difference {error:.1e})")
             )
 
-    def _check_random(self) -> None:
-        if not all(torch.equal(a, b) for a, b in zip(self._random, self._randomness(), strict=True)):
-            raise UnsupportedPipelineError(
-                "the pipeline draws random numbers inside its loop, beside its scheduler; that is not supported"
-            )
+    def _check_random(self, x0: torch.Tensor, f0: torch.Tensor) -> Generator[Any, torch.Tensor, None]:
+        """Refuse a loop that draws random numbers. Where other threads run, they may have drawn from the global state:
+        then one more visit, which calls no network, must draw too."""
+        if not self._drew():
+            return
+        yield from self._check_memory(x0, f0)
+        if not torch.equal(self._random[0], torch.get_rng_state()):
+            raise UnsupportedPipelineError(_DRAWS)
+
+    def _drew(self) -> bool:
+        """Whether the global random state alone changed while other threads run; it is taken as it is then.
+
+        Raises:
+            UnsupportedPipelineError: if the pipeline's loop drew, beyond doubt.
+        """
+        now = self._randomness()
+        changed = [not torch.equal(a, b) for a, b in zip(self._random, now, strict=True)]
+        if not any(changed):
+            return False
+        if any(changed[1:]) or not _other_threads():
+            raise UnsupportedPipelineError(_DRAWS)
+        self._random = now
+        return True
 
     def settle_random(self) -> None:
         """Take the random states as they are: what was drawn was not the pipeline's (a callback's, say)."""
@@ -530,11 +549,18 @@ _EDITS = (
     "that is not part of the scheduler. Use on_unsupported='sequential', or a pipeline whose network takes the mask as "
     "input"
 )
+_DRAWS = "the pipeline draws random numbers inside its loop, beside its scheduler; that is not supported"
 _REMEMBERS = (
     "the same state at the same node gives another {what} after other nodes were visited{much}: the pipeline's loop "
     "remembers earlier steps (guidance with momentum, a count of its own) or draws random numbers; switch that off, or "
     "use on_unsupported='sequential'"
 )
+
+
+def _other_threads() -> bool:
+    """Whether threads beside this one and tqdm's run."""
+    own = threading.current_thread()
+    return any(t is not own and type(t).__name__ != "TMonitor" for t in threading.enumerate())
 
 
 def _nodes(request: Request) -> dict[int, torch.Tensor]:

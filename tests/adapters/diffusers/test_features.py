@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -458,3 +459,15 @@ def test_overhead_is_small():
     began = time.perf_counter()
     fast(16)
     assert (time.perf_counter() - began) / fast.last.evaluations < 0.02
+
+
+def test_draws_of_other_threads_are_not_the_pipelines():
+    made = zoo.ZOO["flux"]()
+    with ThreadPoolExecutor(1) as pool:
+        hook = made.pipe.transformer.register_forward_pre_hook(lambda *_: pool.submit(torch.rand, 1).result() and None)
+        fast = parallelize(made.pipe, "picard", window=4, exact=True)
+        try:
+            images = zoo.run(made, through=fast)
+        finally:
+            hook.remove()
+    assert torch.equal(images, zoo.run(made))
