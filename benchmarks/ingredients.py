@@ -27,7 +27,7 @@ from paracore.cli.output import versions
 from paracore.errors import ParacoreError
 
 RESULTS = Path(__file__).parent / "results" / "ingredients.json"
-SEEDS = 16
+SEEDS = 8
 DIGITS = "digits g=4, flow-euler 50"
 MIXTURES = [f"{model}, {s}" for model in ("mnist-mixture g=4", "two-mode") for s in ("ddim 100", "ddpm 100")]
 MIXTURES += [f"{model}, dpm-solver-pp-2m 25" for model in ("mnist-mixture g=4", "two-mode")]
