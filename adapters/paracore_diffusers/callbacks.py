@@ -28,7 +28,6 @@ class Callbacks:
 
     Attributes:
         args, kwargs: what to call the pipeline with.
-        wanted: whether there is a callback.
         session: the run.
     """
 
@@ -39,9 +38,11 @@ class Callbacks:
         self.session: Session | None = None
         self._own, self._old, self._every = own, old, every
         self._told = 0
+        self._names: list[str] = []
 
     @property
     def wanted(self) -> bool:
+        """Whether there is a callback."""
         return self._own is not None or self._old is not None
 
     @classmethod
@@ -71,8 +72,6 @@ class Callbacks:
         if old is not None:
             made.kwargs[OLD], made.kwargs[EVERY] = made._older, 1
         return made
-
-    _names: list[str]
 
     def _pending(self) -> Iterator[Accepted]:
         assert self.session is not None
@@ -111,15 +110,15 @@ class Callbacks:
     def _outside(self, offered: dict[str, Any], node: int, name: str) -> Iterator[dict[str, torch.Tensor]]:
         """The user's own code: its network calls and random numbers are not the loop's, and it must change nothing."""
         assert self.session is not None
-        session, mode = self.session, self.session.mode
+        session, mode = self.session, self.session.calls.mode
         settings = _plain(self.pipe)
         held = {k: v.clone() for k, v in offered.items() if isinstance(v, torch.Tensor)}
-        session.mode = "outside"
+        session.calls.mode = "outside"
         try:
             yield held
         finally:
-            session.mode = mode
-        session.settle_random()
+            session.calls.mode = mode
+        session.random.settle()
         changed = [k for k, v in _plain(self.pipe).items() if k != "_interrupt" and settings.get(k, v) != v]
         if changed:
             raise UnsupportedPipelineError(_changed(name, f"the pipeline's {', '.join(changed)}", node))

@@ -130,7 +130,7 @@ def installed(pipe: Any, session: Session) -> Iterator[None]:
                 check_network(module)
                 checked.add(id(module))
 
-        session.networks = check
+        session.calls.check = check
         for name, part in _components(pipe).items():
             if part is scheduler:
                 replace(name, proxy)

@@ -187,16 +187,16 @@ class ParallelPipeline:
         result = session.result
         estimate = None if result is None or result.error_estimate is None else float(result.error_estimate.max())
         return PipelineRun(
-            route=session.route,
-            rounds=session.rounds,
+            route=session.ready.route,
+            rounds=0 if result is None else result.total_rounds,
             steps=session.total,
             evaluations=session.evaluated,
-            network_calls=session.network_calls,
+            network_calls=session.calls.made,
             error_estimate=estimate,
             wall_time=wall,
             solver_time=session.seconds,
-            cause=session.cause,
-            merges={**getattr(self._executor, "verdicts", {}), **session.verdicts},
+            cause=session.ready.cause,
+            merges={**getattr(self._executor, "verdicts", {}), **session.calls.verdicts},
             result=result,
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -43,6 +43,24 @@ class Preparation:
     route: str
     cause: str | None
     returns: int
+    _unscaled: bool = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._unscaled = bool((self.table.input_scale == 1.0).all())
+
+    @property
+    def unscaled(self) -> bool:
+        """Whether ``scale_model_input`` gives back what it is given, at every node."""
+        return self._unscaled
+
+    def arrivals(self) -> Iterator[Any]:
+        """The scheduler as it is when a sequential run arrives at each node, one after the other."""
+        stepper, x0 = self.table.stepper, self.problem.x0
+        run = stepper.fresh()
+        state = torch.zeros(2, *(3,) * (x0.ndim - 1), dtype=self.dtypes.state, device=x0.device)
+        for node in range(stepper.nodes):
+            yield run.copy().scheduler
+            run.step(node, torch.zeros_like(state), state, _no_noise)
 
     def recast(self, sample: torch.Tensor, kept: torch.dtype | None) -> None:
         """The pipeline's own casts, which show at its second step for the first time."""
@@ -137,5 +155,9 @@ def _returns_more(stepper: Stepper, x0: torch.Tensor, f0: torch.Tensor) -> bool:
     """Whether ``step`` returns something beside the state."""
     run, event = stepper.fresh(), (2, *(3,) * (x0.ndim - 1))
     like = torch.zeros(event, dtype=x0.dtype, device=x0.device)
-    run.step(0, like.to(f0.dtype), like, lambda k, shape, dtype, device: torch.zeros(shape, dtype=dtype, device=device))
+    run.step(0, like.to(f0.dtype), like, _no_noise)
     return run.beside is not None
+
+
+def _no_noise(k: int, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return torch.zeros(shape, dtype=dtype, device=device)

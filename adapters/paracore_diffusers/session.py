@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
@@ -24,10 +23,13 @@ import torch
 from paracore import Outputs, Request, Result, Sampler
 from paracore.errors import DenoiserError, SolveInterrupted
 from paracore.schemes.table import compute_dtype
-from paracore_diffusers.calls import Call, mapped, plain, stand_in, tensors
+from paracore_diffusers.calls import Call
 from paracore_diffusers.errors import UnsupportedPipelineError
+from paracore_diffusers.loop import Loop
 from paracore_diffusers.preparation import Preparation, check_first, prepared_problem
 from paracore_diffusers.proxies import Beside, StepOutput
+from paracore_diffusers.randomness import Randomness
+from paracore_diffusers.recording import REMEMBERS, Recording
 
 __all__ = ["Accepted", "Session"]
 
@@ -41,34 +43,6 @@ class Accepted:
     node: int
     time: torch.Tensor
     state: torch.Tensor
-
-
-@attrs.define(eq=False)
-class Loop:
-    """The pipeline's iteration over the timesteps.
-
-    Attributes:
-        node: the node being visited.
-    """
-
-    session: Session
-    times: list[torch.Tensor]
-    node: int = -1
-    stepped: bool = True
-    own: bool = False
-
-    def __iter__(self) -> Loop:
-        return self
-
-    def __next__(self) -> torch.Tensor:
-        if self.own:
-            self.node = self.session.next_node(self)
-        else:  # an ordinary iteration, until the scheduler is stepped
-            self.node += 1
-            if self.node >= len(self.times):
-                raise StopIteration
-            self.session.entering(self)
-        return self.times[self.node]
 
 
 def _never() -> bool:
@@ -98,8 +72,14 @@ class Session:
         progressed: called with the accepted node.
         trajectory: keep all accepted states.
         generators: the random generators of the call: the loop itself must not draw from them.
+        calls: what becomes of network calls.
+        random: tells whether the loop draws random numbers.
+        inside: the pipeline is in its denoising loop.
+        total: N.
+        evaluated: nodes evaluated, for the whole batch at a time.
+        seconds: time spent in the sampler.
         stop_at: the node after whose step the user's callback asked the pipeline to stop.
-        verdicts: why calls of a network are made one by one, by its class.
+        accepted: the steps accepted so far, if the trajectory is kept.
     """
 
     sampler: Sampler
@@ -109,47 +89,43 @@ class Session:
     interrupted: Callable[[], bool] = _never
     ended: Callable[[], None] = _nothing
     progressed: Callable[[int], None] = _ignored
-    networks: Callable[[Any], None] = _ignored
     generators: list[torch.Generator] = attrs.field(factory=list)
     trajectory: bool = False
-    rounds: int = 0
-    network_calls: int = 0
-    evaluated: int = 0
-    recorded: int = 0
-    iterations: int = 0
-    route: str = ""
-    cause: str | None = None
-    result: Result | None = None
-    total: int = 0
-    seconds: float = 0.0
-    mode: str = "outside"
+    calls: Recording = attrs.field(factory=Recording)
+    random: Randomness = attrs.field(init=False)
     inside: bool = False
+    total: int = 0
+    evaluated: int = 0
+    seconds: float = 0.0
     stop_at: int | None = None
-    verdicts: dict[str, str] = attrs.field(factory=dict)
+    result: Result | None = None
     accepted: list[Accepted] = attrs.field(factory=list)
     _loop: Loop | None = None
     _solver: Outcome | None = None
     _served: tuple[int, torch.Tensor] | None = None
-    _finished: bool = False
-    _fresh: Any = None
-    _scalers: dict[int, Any] = attrs.field(factory=dict)
-    _first: list[Call] = attrs.field(factory=list)
-    _visit: list[Call] = attrs.field(factory=list)
-    _at: int = 0
-    _templates: dict[Any, Any] = attrs.field(factory=dict)
-    _denoisers: set[type] = attrs.field(factory=set)
-    _ready: Preparation | None = None
-    _beside: Any = None
-    _random: list[torch.Tensor] = attrs.field(factory=list)
     _mark: Any = None
-    _parameters: tuple[str, ...] = ()
-    _checking: bool = False
-    _dependent: bool = False
-    _now: Any = None
-    _index: Any = None
-    _front: int = 0
+    _finished: bool = False
     _stopping: bool = False
-    _copying: bool = False
+    _fresh: Any = None
+    _index: Any = None
+    _parameters: tuple[str, ...] = ()
+    _scalers: dict[int, Any] = attrs.field(factory=dict)
+    _ready: Preparation | None = None
+    _now: Any = None
+
+    def __attrs_post_init__(self) -> None:
+        self.random = Randomness(self.generators)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the final state was handed to the pipeline."""
+        return self._finished
+
+    @property
+    def ready(self) -> Preparation:
+        """What the first step told."""
+        assert self._ready is not None
+        return self._ready
 
     # -- the loop -----------------------------------------------------------------------------------------------
 
@@ -173,15 +149,15 @@ class Session:
         if loop.node == 0:
             self._fresh = copy.deepcopy(self.scheduler)
             self._index = self.scheduler.__dict__.get("_step_index")
-            self.mode, self.inside = "first", True
-            self._visit, self._at = [], 0
-        elif self.mode == "first":  # left without a step: skipped by the pipeline, or an interrupt
-            self.mode = "outside"
+            self.calls.mode, self.inside = "first", True
+            self.calls.arrive()
+        elif self.calls.mode == "first":  # left without a step: skipped by the pipeline, or an interrupt
+            self.calls.mode = "outside"
 
     def next_node(self, loop: Loop) -> int:
         """The node of the next iteration."""
         if self._finished:
-            self.mode, self.inside = "outside", False
+            self.calls.mode, self.inside = "outside", False
             self.ended()
             raise StopIteration
         if not loop.stepped:
@@ -189,12 +165,11 @@ class Session:
         self._stopping = self._stopping or self.interrupted()
         loop.stepped = False
         assert self._served is not None
-        self._visit, self._at = self._visit if self.mode == "replay" else [], 0
+        self.calls.arrive()
         node = self._served[0]
         if "_step_index" in self.scheduler.__dict__:  # pipelines look sigmas up with it
             begin = getattr(self._fresh, "begin_index", None)
             self.scheduler.__dict__["_step_index"] = (begin or 0) + node
-        self.iterations += 1
         return node
 
     # -- the scheduler ------------------------------------------------------------------------------------------
@@ -205,31 +180,17 @@ class Session:
         if loop is None or not self.inside:
             found: torch.Tensor = type(self.scheduler).scale_model_input(self.scheduler, sample, *args, **kwargs)
             return found
-        table = None if self._ready is None else self._ready.table
-        if table is not None and table.input_scale[loop.node] == 1.0 and self._plain_scale():
+        if self._ready is not None and self._ready.unscaled:
             return sample
         found = self._scaler(loop.node).scale_model_input(sample, *args, **kwargs)
         return found
 
-    def _plain_scale(self) -> bool:
-        assert self._ready is not None
-        return bool((self._ready.table.input_scale == 1.0).all())
-
     def _scaler(self, node: int) -> Any:
         """A scheduler as it is when a sequential run arrives at a node."""
-        if not self._scalers:
-            self._scalers[0] = copy.deepcopy(self._fresh)
-            if self._ready is None:
-                return self._scalers[0]
-        if node not in self._scalers:
-            assert self._ready is not None
-            stepper = self._ready.table.stepper
-            run, state = stepper.fresh(), torch.zeros(2, 2, 3, 3, dtype=self._ready.dtypes.state)
-            device = stepper.timesteps[0].device
-            state = state.to(device)
-            for n in range(stepper.nodes):
-                self._scalers[n] = run.copy().scheduler
-                run.step(n, torch.zeros_like(state), state, lambda k, s, t, d: torch.zeros(s, dtype=t, device=d))
+        if self._ready is None:
+            return self._scalers.setdefault(0, copy.deepcopy(self._fresh))
+        if len(self._scalers) < self.total:
+            self._scalers = dict(enumerate(self._ready.arrivals()))
         return self._scalers[node]
 
     def on_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -256,10 +217,9 @@ class Session:
                 raise UnsupportedPipelineError("the pipeline steps its scheduler twice in one iteration")
             reply = self._go_on(output, sample)
         loop.stepped = True
-        assert self._ready is not None
         state = reply[1]
         self._mark = _mark(state)
-        result: tuple[Any, ...] = (state, *(Beside() for _ in range(self._ready.returns - 1)))
+        result: tuple[Any, ...] = (state, *(Beside() for _ in range(self.ready.returns - 1)))
         return StepOutput(result)
 
     def _start(self, loop: Loop, values: dict[str, Any]) -> tuple[int, torch.Tensor]:
@@ -267,8 +227,7 @@ class Session:
             raise UnsupportedPipelineError(
                 f"the pipeline steps its scheduler for the first time in iteration {loop.node}, not in the first"
             )
-        self._first = list(self._visit)
-        if not self._first:
+        if not self.calls.visit:
             raise UnsupportedPipelineError("the pipeline called none of its networks before its first step")
         check_first(values)
         loop.own = True
@@ -288,8 +247,7 @@ class Session:
             self._check_state(node, sample, served)
         if not _untouched(served, self._mark):
             raise UnsupportedPipelineError(_EDITS)
-        if self.mode == "replay" and self._at != len(self._visit):
-            self._differs(self._visit[self._at].module)
+        self.calls.leave()
         try:
             self._served = self._solver.throw(_Stop()) if self._stopping else self._solver.send(output)
         except StopIteration as end:
@@ -299,7 +257,6 @@ class Session:
 
     def _check_state(self, node: int, sample: torch.Tensor, served: torch.Tensor) -> None:
         """A pipeline may cast what ``step`` returned, nothing else; how it casts shows here for the first time."""
-        assert self._ready is not None
         kept: torch.dtype | None = None
         if not torch.equal(sample, served.to(sample.dtype)):
             halves = (torch.bfloat16, torch.float16) if node > 0 else ()
@@ -307,79 +264,34 @@ class Session:
             if kept is None:
                 raise UnsupportedPipelineError(_EDITS)
         if node > 0:
-            self._ready.recast(sample, kept)
+            self.ready.recast(sample, kept)
 
     # -- the networks -------------------------------------------------------------------------------------------
 
     def on_call(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A network call: made, noted, or answered from what was executed."""
-        if self.mode == "outside" or not self.inside:
+        if self.calls.mode == "outside" or self._loop is None:
             return module(*args, **kwargs)
-        assert self._loop is not None
-        self.networks(module)
-        if self.mode == "inline":
-            self.network_calls += 1
-            return module(*args, **kwargs)
-        if self.mode == "first":
-            call = Call(module, args, kwargs, len(self._visit), self._loop.node)
-            # Both are kept, and a pipeline may write into its own: copies.
-            call.args, call.kwargs = mapped(args, torch.clone), mapped(kwargs, torch.clone)
-            self._visit.append(call)
-            answer = module(*args, **kwargs)
-            call.result, call.done = mapped(answer, torch.clone), True
-            self.network_calls += 1
-            return answer
-        if self.mode == "record":
-            if self._copying:
-                args, kwargs = mapped(args, torch.clone), mapped(kwargs, torch.clone)
-            call = Call(module, args, kwargs, len(self._visit), self._loop.node)
-            self._visit.append(call)
-            template = self._templates.get(call.key) if type(module) in self._denoisers else None
-            if template is None:  # what feeds another network, or was never seen in this shape
-                call.result, call.done = call.run(), True
-                self.network_calls += 1
-                if type(module) in self._denoisers:
-                    self._templates[call.key] = call.result
-                return mapped(call.result, torch.clone)  # kept for the replay: a pipeline may write into its own
-            self.recorded += 1
-            return stand_in(template)
-        known = self._visit[self._at] if self._at < len(self._visit) else None
-        self._at += 1
-        if known is not None:
-            again = Call(module, args, kwargs, known.ordinal, known.node)
-            if again.key == known.key and _same(again, known):
-                return mapped(known.result, torch.clone) if self._checking else known.result
-        self._differs(module)
-        self._at = len(self._visit)  # the rest of this iteration is made here too
-        self.network_calls += 1
-        return module(*args, **kwargs)
-
-    def _differs(self, module: Any) -> None:
-        """A replayed iteration calls its networks in another way than when it was recorded (answered with zeros): its
-        calls depend on each other's answers. From now on the pipeline makes them itself."""
-        if self._checking:
-            raise UnsupportedPipelineError(_REMEMBERS.format(what="network input", much=""))
-        self._dependent = True
-        self.verdicts[type(module).__name__] = "one by one: its input depends on answers in the same iteration"
+        return self.calls.call(module, args, kwargs, self._loop.node)
 
     # -- the solve ----------------------------------------------------------------------------------------------
 
     def _solve(self, loop: Loop, values: dict[str, Any]) -> Outcome:
         """Yields ``(node, state)`` to visit, is sent the output there; returns the final state."""
         x0, f0 = values["sample"].clone(), values["model_output"].clone()  # a pipeline may write into its own
-        self.settle_random()
+        self.random.settle()
         self._ready = ready = prepared_problem(self._fresh, loop.times, values, exact=self.exact)
-        self.route, self.cause, problem = ready.route, ready.cause, ready.problem
+        problem = ready.problem
         wide = problem.x0.dtype
         began = time.perf_counter()
         sampler = self.sampler
         state = sampler.start(problem, trajectory=self.trajectory)
-        self._keep_first(f0)
+        self.calls.keep_first()
         first_round, check_at = True, 2
         try:
             while (request := sampler.request(state)) is not None:
                 self._now = state
-                if self.rounds + 1 >= check_at:  # what begins late shows late; it costs no network call
+                if state.total_rounds + 1 >= check_at:  # what begins late shows late; it costs no network call
                     check_at *= 2
                     yield from self._check_memory(x0, f0)
                 where = _nodes(request)
@@ -394,7 +306,9 @@ class Session:
                 if first_round:
                     first_round = False
                     yield from self._check_memory(x0, f0)
-                yield from self._check_random(x0, f0)
+                if self.random.drew():  # another thread may have
+                    yield from self._check_memory(x0, f0)
+                    self.random.confirm()
                 began = time.perf_counter()
                 outputs = torch.empty_like(request.states)
                 for n, rows in where.items():
@@ -407,14 +321,13 @@ class Session:
                 self.evaluated += len(where)  # nodes, for the whole batch at a time
                 front = int(state.front.min())
                 state = sampler.advance(state, Outputs(outputs, calls=len(request)))
-                self._book(loop, sampler, state, front)
+                self._book(loop, state, front)
         except _Stop:
             pass
         result = sampler.result(state)
         self.result = result
-        self.rounds = result.total_rounds
         self.seconds += time.perf_counter() - began
-        self._drew()
+        self.random.drew()
         last = int(result.front.min())
         if self.stop_at is not None and last > self.stop_at + 1 and result.trajectory is not None:
             last = self.stop_at + 1
@@ -430,89 +343,46 @@ class Session:
 
     def _evaluate(self, todo: Mapping[int, torch.Tensor]) -> Generator[Any, torch.Tensor, dict[int, torch.Tensor]]:
         answers: dict[int, torch.Tensor] = {}
-        if self.executor.inline or self._dependent or (len(todo) == 1 and not getattr(self.executor, "always", False)):
-            self.mode = "inline"
+        calls = self.calls
+        if self.executor.inline or calls.dependent or len(todo) == 1:
+            calls.mode = "inline"
             for node, state in todo.items():
                 answers[node] = yield node, state
             return answers
         visits: dict[int, list[Call]] = {}
         for _ in range(2):
             for node, state in todo.items():
-                self.mode = "record"
+                calls.mode = "record"
                 yield node, state
-                visits[node] = self._visit
-            if self._copying or not any(call.changed for visit in visits.values() for call in visit):
+                visits[node] = calls.visit
+            if calls.copying or not any(call.changed for visit in visits.values() for call in visit):
                 break
-            self._copying = True  # the pipeline writes into what it gave its networks: note copies instead
-        calls = [call for visit in visits.values() for call in visit]
-        made = sum(not call.done for call in calls)
-        self.executor.run(calls, self._first)
-        self.network_calls += made
+            calls.copying = True
+        noted = [call for visit in visits.values() for call in visit]
+        calls.made += sum(not call.done for call in noted)
+        self.executor.run(noted, calls.first)
         for node, state in todo.items():
-            self.mode, self._visit, self._at = "replay", visits[node], 0
+            calls.replay(visits.pop(node))
             answers[node] = yield node, state
-            visits[node] = []
         return answers
 
     def _check_memory(self, x0: torch.Tensor, f0: torch.Tensor) -> Generator[Any, torch.Tensor, None]:
         """Visit node 0 once more with the answers known: a loop that remembers earlier steps gives another output."""
-        self.mode, self._visit, self._at, self._checking = "replay", self._first, 0, True
+        self.calls.replay(self.calls.first, checking=True)
         again = yield 0, x0.clone()
-        self._checking = False
         wide = compute_dtype(f0.dtype)
         error = float((again.to(wide) - f0.to(wide)).norm() / f0.to(wide).norm().clamp_min(1e-30))
         if not error <= 1e-5:
             raise UnsupportedPipelineError(
-                _REMEMBERS.format(what="guided output", much=f" (relative difference {error:.1e})")
+                REMEMBERS.format(what="guided output", much=f" (relative difference {error:.1e})")
             )
 
-    def _check_random(self, x0: torch.Tensor, f0: torch.Tensor) -> Generator[Any, torch.Tensor, None]:
-        """Refuse a loop that draws random numbers. Where other threads run, they may have drawn from the global state:
-        then one more visit, which calls no network, must draw too."""
-        if not self._drew():
-            return
-        yield from self._check_memory(x0, f0)
-        if not torch.equal(self._random[0], torch.get_rng_state()):
-            raise UnsupportedPipelineError(_DRAWS)
-
-    def _drew(self) -> bool:
-        """Whether the global random state alone changed while other threads run; it is taken as it is then.
-
-        Raises:
-            UnsupportedPipelineError: if the pipeline's loop drew, beyond doubt.
-        """
-        now = self._randomness()
-        changed = [not torch.equal(a, b) for a, b in zip(self._random, now, strict=True)]
-        if not any(changed):
-            return False
-        if any(changed[1:]) or not _other_threads():
-            raise UnsupportedPipelineError(_DRAWS)
-        self._random = now
-        return True
-
-    def settle_random(self) -> None:
-        """Take the random states as they are: what was drawn was not the pipeline's (a callback's, say)."""
-        self._random = self._randomness()
-
-    def _randomness(self) -> list[torch.Tensor]:
-        return [torch.get_rng_state(), *(g.get_state() for g in self.generators)]
-
-    def _keep_first(self, f0: torch.Tensor) -> None:
-        """The kinds of network whose calls may wait: the one called last before the step, and all of its class."""
-        self._denoisers = {type(self._first[-1].module)}
-        for call in self._first:
-            if type(call.module) in self._denoisers:
-                self._templates[call.key] = call.result
-
-    def _book(self, loop: Loop, sampler: Sampler, state: Any, before: int) -> None:
+    def _book(self, loop: Loop, state: Any, before: int) -> None:
         front = int(state.front.min())
         if front > before and self.trajectory and state.trajectory is not None:
-            assert self._ready is not None
             for n in range(before, front):
-                held = state.trajectory[n + 1].to(self._ready.dtypes.returned, copy=True)
+                held = state.trajectory[n + 1].to(self.ready.dtypes.returned, copy=True)
                 self.accepted.append(Accepted(n, loop.times[n], held))
-        self._front = front
-        self.rounds = int(state.total_rounds)
         self.progressed(front)
 
     def check_ended(self) -> None:
@@ -525,11 +395,6 @@ class Session:
             begun = self._loop is not None and self._loop.own
             what = "left its loop before its end" if begun else "has no loop that steps its scheduler"
             raise UnsupportedPipelineError(f"the pipeline {what}; nothing was run in parallel")
-
-    @property
-    def finished(self) -> bool:
-        """Whether the final state was handed to the pipeline."""
-        return self._finished
 
     def close(self) -> None:
         """The run is over: leave the scheduler and the user's generators as a sequential run would."""
@@ -549,18 +414,6 @@ _EDITS = (
     "that is not part of the scheduler. Use on_unsupported='sequential', or a pipeline whose network takes the mask as "
     "input"
 )
-_DRAWS = "the pipeline draws random numbers inside its loop, beside its scheduler; that is not supported"
-_REMEMBERS = (
-    "the same state at the same node gives another {what} after other nodes were visited{much}: the pipeline's loop "
-    "remembers earlier steps (guidance with momentum, a count of its own) or draws random numbers; switch that off, or "
-    "use on_unsupported='sequential'"
-)
-
-
-def _other_threads() -> bool:
-    """Whether threads beside this one and tqdm's run."""
-    own = threading.current_thread()
-    return any(t is not own and type(t).__name__ != "TMonitor" for t in threading.enumerate())
 
 
 def _nodes(request: Request) -> dict[int, torch.Tensor]:
@@ -571,15 +424,6 @@ def _nodes(request: Request) -> dict[int, torch.Tensor]:
     for n in np.unique(nodes):
         found[int(n)] = torch.from_numpy(order[nodes[order] == n])
     return found
-
-
-def _same(again: Call, known: Call) -> bool:
-    """Whether a replayed call has the arguments that were recorded (tensors of one object are not compared)."""
-    pairs = zip(tensors((again.args, again.kwargs)), tensors((known.args, known.kwargs)), strict=True)
-    if not all(a is b or torch.equal(a, b) for a, b in pairs):
-        return False
-    others = zip(plain((again.args, again.kwargs)), plain((known.args, known.kwargs)), strict=True)
-    return all(a is b or not isinstance(a, int | float | str) or a == b for a, b in others)
 
 
 def _mark(state: torch.Tensor) -> int | torch.Tensor:
