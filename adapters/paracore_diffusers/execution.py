@@ -210,7 +210,7 @@ def executor_from(asked: Any, devices: Sequence[Any] | None, max_batch: int | No
     if not isinstance(asked, str):
         if devices is not None:
             raise ConfigurationError("devices and an executor of one's own were given; give one of them")
-        if not callable(getattr(asked, "run", None)) or not hasattr(asked, "inline"):
+        if isinstance(asked, type) or not callable(getattr(asked, "run", None)) or not hasattr(asked, "inline"):
             raise ConfigurationError(
                 f"execution is {asked!r}; 'merged', 'one-by-one', or an object with run(calls, known) and inline is "
                 "needed"

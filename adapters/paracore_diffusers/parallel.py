@@ -226,7 +226,7 @@ def parallelize(
     window: int = 8,
     tolerance: float | None = None,
     exact: bool = False,
-    execution: Any = "merged",
+    execution: Any = None,
     devices: Sequence[str | torch.device] | None = None,
     max_batch: int | None = None,
     keep_trajectory: bool = False,
@@ -242,8 +242,9 @@ def parallelize(
         tolerance: of the sampler; ``None``: its default (1 % of the sample by the default rule).
         exact: the sequential run's bits: tolerance 0, every call made by itself, the real scheduler's ``step``. On
             accelerators that needs deterministic kernels.
-        execution: ``"merged"`` (calls of a round in one batch where the network allows it), ``"one-by-one"``, or an
-            object with ``run`` (see :class:`~paracore_diffusers.execution.Executor`).
+        execution: ``"merged"`` (calls of a round in one batch where the network allows it; the default),
+            ``"one-by-one"`` (the default with ``exact``), or an object with ``run`` (see
+            :class:`~paracore_diffusers.execution.Executor`).
         devices: copy the networks there and share the calls out; with ``execution="one-by-one"`` bits are kept.
         max_batch: most samples in one network call.
         keep_trajectory: keep all accepted latents in ``last.trajectory``.
@@ -261,8 +262,10 @@ def parallelize(
     if exact:
         if tolerance not in (None, 0, 0.0):
             raise ConfigurationError(f"exact=True with tolerance={tolerance}; leave tolerance out")
-        if devices is None:
-            execution = "one-by-one"
+        if execution not in (None, "one-by-one"):
+            raise ConfigurationError(
+                f"exact=True with execution={execution!r}: merged calls have other bits; leave execution out"
+            )
         tolerance = 0.0
     given = dict(options)
     if tolerance is not None:
@@ -272,7 +275,7 @@ def parallelize(
         return _sampler(sampler, window, given)
 
     make()  # refuse bad options now
-    executor = executor_from("one-by-one" if exact else execution, devices, max_batch)
+    executor = executor_from(execution or ("one-by-one" if exact else "merged"), devices, max_batch)
     return ParallelPipeline(
         pipe,
         make,

@@ -384,7 +384,9 @@ def test_python_dash_m():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_ctrl_c(tmp_path: Path):
-    code = "import paracore, stub_plugin as s; paracore.registry.register(s, 's'); import paracore.cli as c; c.main()"
+    # a shell starts what runs in the background with Ctrl-C ignored, and that is inherited
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "import paracore, stub_plugin as s; paracore.registry.register(s, 's'); import paracore.cli as c; c.main()"
     words = ["sample", "--model", "stub(trouble=slow)", "--steps", "12", "--stopping", "change", "--out"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), "PARACORE_DISABLE_PLUGINS": "all"}
     command = [sys.executable, "-c", code, *words, str(tmp_path / "x")]

@@ -310,3 +310,16 @@ def test_hold_in_another_form():
             if there <= 16:
                 ratio = sigma[there] / sigma[start]
                 torch.testing.assert_close(out[r], x * ratio + (1 - ratio) * data, rtol=1e-9, atol=1e-10)
+
+
+def test_the_error_target_holds_where_a_network_does_not_follow_the_held_form():
+    """A network that ignores its state, held as if it predicted data: nothing was seen of it in the first rounds."""
+    scheme = ddpm(50)
+    x0 = torch.randn(4, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    problem = paracore.Problem(scheme, x0, [torch.Generator().manual_seed(i) for i in range(4)])
+    fixed = torch.randn(16, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    evaluator = paracore.evaluators.batched(lambda x, t, rows: fixed * (1 + t[:, None] / 1000) + 0.01 * torch.tanh(x))
+    exact = paracore.sequential(problem, evaluator)
+    result = paracore.solve(paracore.sampler("picard", window=8, form="data"), problem, evaluator)
+    error = (result.sample - exact).norm(dim=1) / exact.norm(dim=1)
+    assert float(error.mean()) <= 0.01

@@ -67,7 +67,8 @@ class ErrorTarget(StoppingRule):
     scheme's own response to an output error. ``L = kappa * shape`` is the response of outputs to state changes:
     ``shape`` is what it would be for data of unit variance (math page, the error target), ``kappa`` what the rounds
     done have shown (``|df| / |shape dx|`` at nodes evaluated twice, a running mean; ``df`` is what a Jacobian part's
-    forecast missed, if there is one). The exponential stands for what
+    forecast missed, if there is one; before anything was seen, outputs of another form than the network's are taken to
+    miss all that their form implies). The exponential stands for what
     the steps to come make of an error; ``tau = sigma / (alpha + sigma)``, and ``quiet`` (between 0 and 1) tells how
     little the outputs answered to the moves seen so far. A row is accepted while its own move and the sum of all moves
     stay inside their shares of the target.
@@ -150,7 +151,8 @@ class ErrorTarget(StoppingRule):
         gap = np.where(np.isfinite(round.gap), round.gap, 1e30)
         exponent = (self.growth * np.maximum(aged, _CALMEST) + calm) * tau
         grown = np.exp(np.minimum(exponent, _LARGEST_EXPONENT))
-        moves = grown * state["reach"][node] * aged * shape * gap / np.maximum(round.size, 1e-30)
+        implied = np.abs(window.gain[0])[node] * np.isnan(kappa)  # the network may not follow the held form at all
+        moves = grown * state["reach"][node] * np.maximum(aged * shape, implied) * gap / np.maximum(round.size, 1e-30)
         return moves, {"kappa": kappa, "quiet": quiet, "seen_at": seen_at, "shape": whole[0], "held": whole[1]}
 
     def converged(self, round: Round, state: Any) -> Bools:

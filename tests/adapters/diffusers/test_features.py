@@ -87,7 +87,6 @@ def test_adapters_and_quantised_layers(name, make):
 
 
 def test_lora_of_the_library(tmp_path):
-    pytest.importorskip("peft")
     from peft import LoraConfig
 
     made = zoo.ZOO["flux"]()
@@ -215,7 +214,8 @@ def test_group_offloading():
 
 def test_hooks_that_bring_networks_to_a_device():
     """As offloading between networks does it: the network's forward is replaced, and set up anew after every call."""
-    accelerate = pytest.importorskip("accelerate")
+    import accelerate
+
     made = zoo.ZOO["flux"]()
     expected = zoo.run(made, 6, 3)
     pipe, transformer, forward = made.pipe, made.pipe.transformer, made.pipe.transformer.forward
@@ -391,6 +391,7 @@ def test_attributes_are_the_pipelines():
     [
         ({"on_unsupported": "ignore"}, ConfigurationError, "on_unsupported is 'ignore'; 'raise' or 'sequential'"),
         ({"exact": True, "tolerance": 0.1}, ConfigurationError, "exact=True with tolerance=0.1; leave tolerance out"),
+        ({"exact": True, "execution": "merged"}, ConfigurationError, "exact=True with execution='merged': merged calls"),
         ({"sampler": 3}, ConfigurationError, "sampler is int; a name, a sampler or a composition is needed"),
         ({"sampler": "picart"}, UnknownNameError, "did you mean 'picard'"),
         ({"execution": "all"}, ConfigurationError, "execution is 'all'"),
