@@ -391,7 +391,7 @@ def test_attributes_are_the_pipelines():
     [
         ({"on_unsupported": "ignore"}, ConfigurationError, "on_unsupported is 'ignore'; 'raise' or 'sequential'"),
         ({"exact": True, "tolerance": 0.1}, ConfigurationError, "exact=True with tolerance=0.1; leave tolerance out"),
-        ({"exact": True, "execution": "merged"}, ConfigurationError, "exact=True with execution='merged': merged calls"),
+        ({"exact": True, "execution": "merged"}, ConfigurationError, "execution='merged': merged calls"),
         ({"sampler": 3}, ConfigurationError, "sampler is int; a name, a sampler or a composition is needed"),
         ({"sampler": "picart"}, UnknownNameError, "did you mean 'picard'"),
         ({"execution": "all"}, ConfigurationError, "execution is 'all'"),
