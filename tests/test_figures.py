@@ -8,8 +8,6 @@ import torch
 
 import paracore
 
-torch.set_num_threads(1)
-
 
 def digits(seeds, guidance, max_batch):
     model = paracore.registry.make("model", "digits")

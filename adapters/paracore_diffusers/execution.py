@@ -171,7 +171,9 @@ class Replicas:
             self._replicas(call.module)
         count = len(self.devices)
         shares = [todo[i * len(todo) // count : (i + 1) * len(todo) // count] for i in range(count)]
-        with ThreadPoolExecutor(count) as pool:
+        # a fresh thread does not take over torch.set_num_threads everywhere, and other counts give other bits
+        threads = torch.get_num_threads()
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
             jobs = [pool.submit(self._share, i, share, known) for i, share in enumerate(shares) if share]
             for job in jobs:
                 job.result()

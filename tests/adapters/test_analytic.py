@@ -22,8 +22,6 @@ from paracore.request import Denoiser, Rows
 from paracore.schemes import Scheme, ddim, ddpm, dpm_solver_pp_2m, edm_euler, edm_heun, flow_euler, flow_heun
 from paracore_analytic import GaussianModel, IdealDenoiser, LinearModel, MixtureModel
 
-torch.set_num_threads(1)
-
 SCHEMES = {
     "flow_euler": flow_euler(12, shift=2.0),
     "flow_heun": flow_heun(6),
@@ -117,7 +115,7 @@ def close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-12
 # The denoisers against independent formulas.
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(mean=st.floats(-2, 2), deviation=st.floats(0.1, 2), node=st.integers(0, 11), x=st.floats(-3, 3))
 def test_gaussian_is_the_posterior_mean_by_quadrature(mean: float, deviation: float, node: int, x: float) -> None:
     scheme = SCHEMES["flow_euler"]
@@ -132,7 +130,7 @@ def test_gaussian_is_the_posterior_mean_by_quadrature(mean: float, deviation: fl
     assert float(found) == pytest.approx(float((weight * grid).sum()), abs=1e-9)
 
 
-@settings(deadline=None, max_examples=12)
+@settings(max_examples=12)
 @given(seed=st.integers(0, 10**6), node=st.integers(0, 11))
 def test_mixture_is_the_posterior_mean_by_quadrature_in_the_plane(seed: int, node: int) -> None:
     scheme = SCHEMES["flow_euler"]
@@ -432,7 +430,7 @@ def test_discrete_solution_with_noise() -> None:
         model.discrete(scheme, x0)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(
     dimension=st.integers(1, 6),
     stiffness=st.floats(1, 20),

@@ -20,8 +20,6 @@ from paracore.request import Denoiser, Rows
 from paracore.schemes import Scheme, ddim, dpm_solver_pp_2m, edm_euler, edm_heun, flow_euler
 from paracore_digits import DigitsModel
 
-torch.set_num_threads(1)
-
 SCHEMES = {
     "flow_euler": flow_euler(10, shift=2.0),
     "ddim": ddim(10),

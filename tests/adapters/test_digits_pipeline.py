@@ -17,7 +17,6 @@ from paracore.schemes import flow_euler
 from paracore_digits import DigitsModel
 from paracore_digits.pipeline import DigitsPipeline, digits_pipeline
 
-torch.set_num_threads(1)
 LABELS = [3, 7]
 
 

@@ -77,7 +77,6 @@ def test_every_checkpoint_of_a_solve_resumes_to_the_same_bits(tmp_path, kind, se
 
 SCRIPT = """
 import sys, torch
-torch.set_num_threads(1)
 import paracore
 from paracore.testing.problems import random_case
 case = random_case(12, kind="ddpm", steps=12, batch=3)

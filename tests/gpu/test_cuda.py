@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import random
 import warnings
 
 import attrs
@@ -18,12 +17,11 @@ import torch
 
 import paracore
 from paracore.checkpoint import save_checkpoint
-from paracore.composition import KINDS
 from paracore.engine import Engine
-from paracore.errors import CapabilityError, ConfigurationError
 from paracore.harness import compare, relative_error
 from paracore.status import Status
 from paracore.testing.adversarial import random_composition
+from paracore.testing.mixtures import registered_mixture
 from paracore.testing.problems import KINDS as SCHEMES
 from paracore.testing.problems import Case, random_case
 
@@ -179,22 +177,6 @@ def test_every_registered_preset(name, dtype):
             assert torch.equal(result.trajectory, case.reference(trajectory=True))
 
 
-def mixture(seed: int, case: Case, tolerance: float) -> Engine | None:
-    """A registered part of every kind, with its default options; ``None`` where the parts refuse one another."""
-    draw = random.Random(seed)
-    parts = {}
-    for kind in KINDS:
-        parts[kind] = draw.choice([e.name for e in paracore.registry.entries(kind) if e.name != "warm-start"])
-    if parts["stopping"] == "fixed-rounds":
-        parts["stopping"] = f"fixed-rounds(rounds={case.problem.scheme.steps})"
-    try:
-        sampler = paracore.compose(window=draw.randint(1, 8), tolerance=tolerance, **parts)
-        sampler.start(case.problem)
-    except (CapabilityError, ConfigurationError):
-        return None
-    return sampler
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", ["flow", "ddim", "ddim-noise", "multistep"])
 def test_parts_mixed_at_random(kind, dtype):
@@ -202,7 +184,7 @@ def test_parts_mixed_at_random(kind, dtype):
     for seed in range(first, first + 12):
         case = there(random_case(seed, kind=kind, steps=6, batch=2, lockstep=seed % 5 == 0), DTYPES[dtype])
         tolerance = (0.0, 1e-2)[seed % 2]
-        sampler = mixture(seed, case, tolerance)
+        sampler = registered_mixture(seed, case.problem, tolerance)
         if sampler is None:
             continue
         made += 1

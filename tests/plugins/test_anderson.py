@@ -21,11 +21,9 @@ from paracore.testing.problems import Case, exponential_scheme, make_case, rando
 from paracore_anderson import Anderson, FirstOrderResidual, anderson, plugin, taa
 from reference.anderson import triangular_anderson
 
-torch.set_num_threads(1)
-
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 SEEDS = st.integers(0, 2**31 - 1)
-quick = settings(deadline=None, derandomize=True, database=None, max_examples=30)
+quick = settings(max_examples=30)
 few = settings(quick, max_examples=8)
 
 

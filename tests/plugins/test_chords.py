@@ -17,8 +17,6 @@ from paracore_chords.starts import RULES, begins, even, greedy, scaled
 from reference.chords import chords as transcribed
 from reference.srds import norms
 
-torch.set_num_threads(1)
-
 CASES = {
     "flow": make_case(paracore.schemes.flow_euler(20), batch=1, dim=4),
     "linear": make_case(paracore.schemes.flow_euler(20), batch=1, dim=4, linear=True),

@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import random
-
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import paracore
 import paracore.testing.problems
-from paracore.composition import KINDS
-from paracore.errors import CapabilityError, ConfigurationError
 from paracore.testing.given import cases
+from paracore.testing.mixtures import registered_mixture
 
 LEVELS = ("flow", "ddim", "ddim-noise", "multistep")
 NEEDS_A_TRAJECTORY = "warm-start"
 SEEDS = st.integers(0, 2**31 - 1)
-
-
-def mixture(seed: int, case, tolerance: float) -> paracore.Engine | None:
-    """A registered part of every kind, with its default options; ``None`` where the parts refuse one another."""
-    draw = random.Random(seed)
-    parts = {}
-    for kind in KINDS:
-        names = [e.name for e in paracore.registry.entries(kind) if e.name != NEEDS_A_TRAJECTORY]
-        parts[kind] = draw.choice(names)
-    if parts["stopping"] == "fixed-rounds":
-        parts["stopping"] = f"fixed-rounds(rounds={case.problem.scheme.steps})"
-    try:
-        sampler = paracore.compose(window=draw.randint(1, 8), tolerance=tolerance, **parts)
-        sampler.start(case.problem)
-    except (CapabilityError, ConfigurationError):
-        return None
-    return sampler
 
 
 def test_every_kind_has_parts_of_several_packages():
@@ -43,14 +23,14 @@ def test_every_kind_has_parts_of_several_packages():
 
 def test_most_mixtures_are_allowed():
     case = paracore.testing.problems.random_case(0, kind="ddim", steps=8, batch=1)
-    made = [mixture(seed, case, 0.01) for seed in range(50)]
+    made = [registered_mixture(seed, case.problem, 0.01) for seed in range(50)]
     assert sum(sampler is not None for sampler in made) > 25
 
 
 @settings(max_examples=60)
 @given(cases(kinds=LEVELS, max_steps=10), SEEDS)
 def test_tolerance_zero_is_the_sequential_sampler(case, seed):
-    sampler = mixture(seed, case, 0.0)
+    sampler = registered_mixture(seed, case.problem, 0.0)
     if sampler is None:
         return
     result = paracore.solve(sampler, case.problem, case.evaluator(jvp=True))
@@ -61,7 +41,7 @@ def test_tolerance_zero_is_the_sequential_sampler(case, seed):
 @settings(max_examples=60)
 @given(cases(kinds=LEVELS, max_steps=10), SEEDS, st.sampled_from([1e-4, 1e-2, 1.0]))
 def test_at_most_n_rounds_and_finite_or_a_status(case, seed, tolerance):
-    sampler = mixture(seed, case, tolerance)
+    sampler = registered_mixture(seed, case.problem, tolerance)
     if sampler is None:
         return
     result = paracore.solve(sampler, case.problem, case.evaluator(jvp=True), raise_on_failure=False)

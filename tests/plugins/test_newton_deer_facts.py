@@ -23,10 +23,6 @@ from paracore_newton.damped import BlocksFilter, DiagonalFilter, Kalman
 from paracore_newton.diagonal import Diagonal
 from paracore_newton.exact import Blocks
 
-torch.set_num_threads(1)
-settings.register_profile("paracore", deadline=None, derandomize=True, database=None)
-settings.load_profile("paracore")
-
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 SEEDS = st.integers(0, 2**31 - 1)
 KINDS_OF_PART = st.sampled_from(["deer", "elk", "quasi-deer", "quasi-elk"])

@@ -23,10 +23,6 @@ from paracore.testing.problems import KINDS, Counting, make_case, random_case
 from paracore_newton.secant import Secant
 from reference.secant import Secants, response
 
-torch.set_num_threads(1)
-settings.register_profile("paracore", deadline=None, derandomize=True, database=None)
-settings.load_profile("paracore")
-
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 SEEDS = st.integers(0, 2**31 - 1)
 WHICH = st.sampled_from(["secant", "front", "mixed"])

@@ -17,8 +17,6 @@ from paracore_parareal import SRDS
 from paracore_parareal.layout import layout
 from reference.srds import arrivals, norms, parareal
 
-torch.set_num_threads(1)
-
 CASES = {
     "flow": make_case(paracore.schemes.flow_euler(20), batch=1, dim=4),
     "linear": make_case(paracore.schemes.flow_euler(20), batch=1, dim=4, linear=True),

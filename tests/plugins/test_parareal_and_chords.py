@@ -16,7 +16,6 @@ from paracore.status import Status
 from paracore.testing.given import cases
 from paracore.testing.problems import KINDS, Counting, make_case, random_case
 
-torch.set_num_threads(1)
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 NORMS = ("l1", "rms", "max", "relative", "l2-over-size")
 SEEDS = st.integers(0, 2**31 - 1)
@@ -24,7 +23,7 @@ TOLERANCES = (0.0, 1e-6, 1e-3, 0.1, 10.0)
 
 
 def examples(count):
-    return settings(max_examples=count, deadline=None, derandomize=True, database=None)
+    return settings(max_examples=count)
 
 
 def random_sampler(seed, steps, tolerance=None):

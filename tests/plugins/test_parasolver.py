@@ -22,13 +22,11 @@ from paracore_parasolver import FineSteps, FrozenData, ParaSolver, SubintervalCh
 from paracore_parasolver.partition import starts
 from reference.parasolver import parasolver as published
 
-torch.set_num_threads(1)
-
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 LEVELS = ("flow", "ddim", "heun", "multistep", "multistep-flow", "ddim-noise", "ddpm")
 ONE_STEP = ("flow", "ddim", "ddim-noise", "ddpm")
 SEEDS = st.integers(0, 2**31 - 1)
-quick = settings(deadline=None, derandomize=True, database=None, max_examples=30)
+quick = settings(max_examples=30)
 few = settings(quick, max_examples=8)
 
 

@@ -33,9 +33,6 @@ from paracore_ropa.look_ahead import AdaptiveLookAhead
 from paracore_ropa.sparsity import ResidualSparsity
 from reference.ropa import ropa as transcription
 
-torch.set_num_threads(1)
-settings.register_profile("paracore", deadline=None, derandomize=True, database=None)
-settings.load_profile("paracore")
 SEEDS = st.integers(0, 2**31 - 1)
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 

@@ -74,7 +74,7 @@ def hidden(draw: st.DrawFn) -> tuple[Any, Any, Any, int]:
 
 
 @given(hidden(), st.integers(0, 10**6))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_hidden_short_memory_is_found(table: tuple[Any, Any, Any, int], seed: int) -> None:
     a, b, c, memory = table
     steps, draws = len(a), c.shape[1]

@@ -64,7 +64,7 @@ def rows(seed: int, count: int, shape: tuple[int, ...], dtype: torch.dtype = tor
 
 
 @given(schemes, SEEDS, st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_step_is_the_formula(scheme: Scheme, seed: int, data: st.DataObject) -> None:
     node = data.draw(st.integers(0, scheme.steps - 1))
     depth = min(node, scheme.memory) + 1
@@ -90,7 +90,7 @@ def test_step_is_the_formula(scheme: Scheme, seed: int, data: st.DataObject) -> 
     st.sampled_from([torch.float32, torch.bfloat16, torch.float16, torch.float64]),
     st.booleans(),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_step_bits_do_not_depend_on_the_batch(
     scheme: Scheme, seed: int, event: tuple[int, ...], dtype: torch.dtype, noisy: bool
 ) -> None:
@@ -117,7 +117,7 @@ def test_step_bits_do_not_depend_on_the_batch(
 
 
 @given(schemes, SEEDS, st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_held_is_repeated_steps(scheme: Scheme, seed: int, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, scheme.steps - 1))
     stop = data.draw(st.integers(start + 1, scheme.steps))
@@ -183,7 +183,7 @@ def test_in_form_is_the_same_sampler(scheme: Scheme, form: str, network: Any, sw
 
 
 @given(schemes, SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_output_reach_is_the_response_to_one_output(scheme: Scheme, seed: int) -> None:
     def run(outputs: list[torch.Tensor]) -> list[torch.Tensor]:
         states = [rows(seed, 1, (1, 1))[0]]
@@ -202,7 +202,7 @@ def test_output_reach_is_the_response_to_one_output(scheme: Scheme, seed: int) -
 
 
 @given(SEEDS, st.sampled_from(FORMS), st.sampled_from(FORMS))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_conversions_round_trip(seed: int, source: str, target: str) -> None:
     rng = np.random.default_rng(seed)
     alpha, sigma = rng.uniform(0.05, 1.0, 5), rng.uniform(0.05, 2.0, 5)

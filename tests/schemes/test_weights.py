@@ -74,7 +74,7 @@ def expanded(scheme: Scheme, front: int, target: int, width: int) -> dict[tuple[
 
 
 @given(tables, st.integers(0, 10**6))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_definition(scheme: Scheme, seed: int) -> None:
     nodes, width = windows(scheme, seed)
     weights = look_ahead_weights(scheme, nodes, width)
@@ -95,7 +95,7 @@ def test_definition(scheme: Scheme, seed: int) -> None:
 
 
 @given(tables, st.integers(0, 10**6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_full_look_ahead_is_the_one_step_system_solved(scheme: Scheme, seed: int) -> None:
     """The one-step residual solved with its own linear part updates as the full look-ahead's with the identity."""
     nodes, _ = windows(scheme, seed)

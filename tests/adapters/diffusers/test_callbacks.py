@@ -15,8 +15,6 @@ from paracore.errors import ConfigurationError
 from paracore_diffusers import parallelize
 from paracore_diffusers.errors import UnsupportedPipelineError
 
-torch.set_num_threads(1)
-
 MODES = {"exact": {"exact": True}, "merged": {"tolerance": 0.0}, "one": {"tolerance": 0.0, "execution": "one-by-one"}}
 NAMES = ("flux", "wan", "sd_euler_ancestral", "sd_heun", "cogx_dpm", "ltx")
 

@@ -25,7 +25,6 @@ from paracore.errors import ConfigurationError
 from paracore_diffusers.checking import check, scheduler_verdict
 from paracore_diffusers.targets import arguments
 
-torch.set_num_threads(1)
 RUNNABLE = ("flux", "ddpm", "sd_clip", "sd_inpaint")
 
 

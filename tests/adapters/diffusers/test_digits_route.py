@@ -15,7 +15,6 @@ from paracore_diffusers import parallelize
 from paracore_digits import DigitsModel
 from paracore_digits.pipeline import digits_pipeline
 
-torch.set_num_threads(1)
 LABELS, GUIDANCE, STEPS = [3, 7], 4.0, 32  # with 32 steps float32 holds every step's length exactly
 SAMPLERS = {
     "picard": ("picard", {"window": 8, "tolerance": 1e-2}),

@@ -8,13 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 pytest.importorskip("diffusers")
 
 from adapters.diffusers.zoo import quiet
-
-torch.set_num_threads(1)
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "diffusers"
 FAMILIES = ("flux", "sd35", "hunyuan_video", "wan21", "cogvideox15")

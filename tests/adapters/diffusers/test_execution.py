@@ -15,8 +15,6 @@ from paracore_diffusers import parallelize
 from paracore_diffusers.calls import Call
 from paracore_diffusers.execution import Merged, OneByOne, Replicas, executor_from
 
-torch.set_num_threads(1)
-
 
 class Sizes:
     """The batch sizes of a network's calls."""

@@ -21,8 +21,6 @@ from paracore_diffusers.errors import UnsupportedPipelineError, UnsupportedSched
 from paracore_diffusers.installation import _RUNNING, networks_of
 from paracore_diffusers.proxies import _DRIVERS, Enumerating
 
-torch.set_num_threads(1)
-
 PIPELINES = ("flux", "sd_euler_ancestral", "wan", "cogx_dpm", "lumina2", "hyv", "sd_controlnet", "ddim")
 POINTS = ("network", "callback", "solver", "step", "decoder", "loop")
 STEPS = 6

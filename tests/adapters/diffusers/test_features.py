@@ -19,8 +19,6 @@ from paracore.errors import CapabilityError, ConfigurationError, ParacoreError, 
 from paracore_diffusers import parallelize
 from paracore_diffusers.errors import UnsupportedPipelineError
 
-torch.set_num_threads(1)
-
 
 def check(made, steps=6, merged=True) -> torch.Tensor:
     """Exact and merged runs against the sequential one; the picture."""

@@ -18,8 +18,6 @@ from paracore_diffusers.calls import Call, mapped, plain, signature, stand_in, t
 from paracore_diffusers.execution import Merged, OneByOne
 from paracore_diffusers.merge import UnmergeableError, batch_of, merged, split
 
-torch.set_num_threads(1)
-
 Pair = namedtuple("Pair", "first second")
 
 
@@ -127,7 +125,7 @@ def close(a, b) -> None:
         torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-4)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.data())
 def test_merged_equals_one_by_one(data):
     arguments = Arguments(data.draw)
@@ -141,7 +139,7 @@ def test_merged_equals_one_by_one(data):
         close(answer, single)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), st.one_of(st.none(), st.integers(1, 9)), st.booleans())
 def test_executor_equals_one_by_one(data, most, with_reference):
     """Whatever it merges or refuses, the answers are right and no call is larger than allowed."""

@@ -35,8 +35,6 @@ from paracore_diffusers.replay_tape import RawTape, TapedProblem
 from paracore_diffusers.stepper import Dtypes, Stepper
 from paracore_diffusers.table import prepared, scheduler_table, small_signal_table
 
-torch.set_num_threads(1)
-
 # diffusers' own: options that it deprecates, and arrays that it makes of tensors.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),

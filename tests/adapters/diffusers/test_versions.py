@@ -26,7 +26,6 @@ import diffusers, torch, transformers
 import zoo
 from paracore_diffusers import UnsupportedPipelineError, parallelize
 
-torch.set_num_threads(1)
 print("versions", diffusers.__version__, transformers.__version__)
 for name in sys.argv[1:]:
     made = zoo.ZOO[name]()

@@ -10,8 +10,6 @@ pytest.importorskip("transformers")
 
 from adapters.diffusers import zoo
 
-torch.set_num_threads(1)
-
 LISTENING = ("flux", "sd3", "wan", "cogx", "hyv", "sd", "sdxl", "pixart", "lumina2", "qwen")
 """Of every kind of network one, in which a change of the prompt must change the picture."""
 

@@ -1,4 +1,4 @@
-"""One thread, and no warning from torch's own lazy imports."""
+"""For all tests: one thread, reproducible examples without deadlines, and no warning from torch's own lazy imports."""
 
 from __future__ import annotations
 
