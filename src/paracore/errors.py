@@ -15,6 +15,7 @@ __all__ = [
     "CheckpointWriteError",
     "ConfigurationError",
     "DenoiserError",
+    "EvaluatorError",
     "ParacoreError",
     "PluginError",
     "ProblemError",
@@ -71,6 +72,20 @@ class CheckpointWriteError(ParacoreError, OSError):
 
 class DenoiserError(ParacoreError, RuntimeError):
     """A network that returned a wrong shape, dtype or device."""
+
+
+class EvaluatorError(ParacoreError, RuntimeError):
+    """No worker, or not every rank, is left to evaluate with. Nothing that was accepted is lost.
+
+    Attributes:
+        result: what was accepted so far; ``None`` outside of a solve.
+        state: the sampler's state, from which :func:`paracore.solve` can go on (``state=``); ``None`` outside of one.
+    """
+
+    def __init__(self, message: str, result: Result | None = None, state: Any = None) -> None:
+        super().__init__(message)
+        self.result = result
+        self.state = state
 
 
 class StrategyError(ParacoreError, RuntimeError):

@@ -53,11 +53,13 @@ class Outputs:
         values: ``(M, *event)`` network outputs, rows in the request's order.
         jvps: ``(M, *event)`` Jacobian-vector products, if tangents were given.
         calls: raw network calls made, counted in rows: a guided evaluation makes two.
+        incidents: what went wrong and was mended on the way (a worker that died, say), one sentence each.
     """
 
     values: torch.Tensor
     jvps: torch.Tensor | None = None
     calls: int = 0
+    incidents: tuple[str, ...] = ()
 
 
 class Denoiser(Protocol):
@@ -72,7 +74,11 @@ class Denoiser(Protocol):
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """Answers requests. ``capabilities`` is a set of names; ``"jvp"`` means that tangents are answered."""
+    """Answers requests. ``capabilities`` is a set of names; ``"jvp"`` means that tangents are answered.
+
+    Optional: ``begin(problem) -> Problem`` is called once before a solve starts (an evaluator over several processes
+    makes them agree on the problem there), and ``close()`` ends workers.
+    """
 
     @property
     def capabilities(self) -> frozenset[str]:

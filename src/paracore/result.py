@@ -59,6 +59,7 @@ class Result:
         trace: one record per round, if asked for.
         wall_time: seconds of the whole solve.
         solver_time: seconds of it outside the evaluator.
+        incidents: what went wrong in the evaluator and was mended (workers that died), one sentence each.
     """
 
     sample: torch.Tensor
@@ -77,6 +78,7 @@ class Result:
     trace: tuple[RoundTrace, ...] | None = None
     wall_time: float = 0.0
     solver_time: float = 0.0
+    incidents: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -114,6 +116,7 @@ class Result:
             "error_estimate": estimate,
             "wall_time_s": self.wall_time,
             "solver_time_s": self.solver_time,
+            "incidents": list(self.incidents),
         }
 
 

@@ -11,7 +11,14 @@ import attrs
 import torch
 
 from paracore.checkpoint import save_checkpoint
-from paracore.errors import CapabilityError, CheckpointWriteError, ConfigurationError, SolveError, SolveInterrupted
+from paracore.errors import (
+    CapabilityError,
+    CheckpointWriteError,
+    ConfigurationError,
+    EvaluatorError,
+    SolveError,
+    SolveInterrupted,
+)
 from paracore.problem import Problem
 from paracore.request import Evaluator
 from paracore.result import Result
@@ -84,7 +91,8 @@ def solve(
         trace: keep a record of each round in the result.
         raise_on_failure: raise if any sample failed; else look at ``result.status``.
         state: go on from this state (``sampler.restore(problem, load_checkpoint(path))``).
-        checkpoint: file to save the state to, whole or not at all.
+        checkpoint: file to save the state to, whole or not at all: after every ``checkpoint_every`` rounds, and when
+            the evaluator fails.
         checkpoint_every: rounds between two saves.
 
     Raises:
@@ -93,6 +101,7 @@ def solve(
         SolveError: if a sample failed; it carries the result.
         SolveInterrupted: on Ctrl-C; it carries the result and the state so far.
         CheckpointWriteError: if the file could not be written; it carries the result and the state so far.
+        EvaluatorError: if no worker is left; it carries the result and the state so far.
         DenoiserError, StrategyError: if the network or a strategy broke its contract.
     """
     if checkpoint_every < 1:
@@ -104,34 +113,40 @@ def solve(
             f"{', '.join(sorted(evaluator.capabilities)) or 'nothing beyond values'}"
             + ("; use evaluators.batched(denoiser, jvp=True)" if "jvp" in missing else "")
         )
-    began, network = time.perf_counter(), 0.0
+    began, network, incidents = time.perf_counter(), 0.0, list[str]()
     preview = any(o.wants_preview for o in observers)
     if state is None:
+        begin = getattr(evaluator, "begin", None)
+        problem = problem if begin is None else begin(problem)
         state = sampler.start(problem, trajectory=trajectory, trace=trace, preview=preview)
     try:
         while (request := sampler.request(state)) is not None:
             called = time.perf_counter()
-            outputs = evaluator.evaluate(request)
+            try:
+                outputs = evaluator.evaluate(request)
+            except Exception as error:
+                _broken_off(sampler, state, checkpoint, error, began, network)
+                raise
             network += time.perf_counter() - called
+            incidents.extend(outputs.incidents)
             rows = len(request)
             del request
             before = state.front
             state = sampler.advance(state, outputs)
             del outputs
-            resting = getattr(state, "krylov", None) is None
-            if checkpoint is not None and state.total_rounds % checkpoint_every == 0 and resting:
+            if checkpoint is not None and state.total_rounds % checkpoint_every == 0 and _resting(state):
                 _save(sampler, state, checkpoint)
             if observers:
                 _tell(observers, state, rows, before, problem, time.perf_counter() - began)
     except KeyboardInterrupt as stop:
-        result = _timed(sampler.result(state), began, network)
+        result = _timed(sampler.result(state), began, network, incidents)
         raise SolveInterrupted(
             f"interrupted after {result.total_rounds} rounds; accepted up to node {result.front.tolist()} "
             f"of {result.steps}",
             result,
             state,
         ) from stop
-    result = _timed(sampler.result(state), began, network)
+    result = _timed(sampler.result(state), began, network, incidents)
     if raise_on_failure and not result.ok:
         failed = [b for b, status in enumerate(result.status) if status.failed]
         first = failed[0]
@@ -155,9 +170,37 @@ def _save(sampler: Sampler, state: Any, path: str | os.PathLike[str]) -> None:
         ) from error
 
 
-def _timed(result: Result, began: float, network: float) -> Result:
+def _broken_off(
+    sampler: Sampler,
+    state: Any,
+    path: str | os.PathLike[str] | None,
+    error: Exception,
+    began: float,
+    network: float,
+) -> None:
+    """The evaluator failed: save what there is, and hand it over with the error."""
+    saved = False
+    if path is not None and _resting(state):
+        try:
+            save_checkpoint(sampler.plain(state), path)
+            saved = True
+        except OSError as full:
+            error.add_note(f"the checkpoint {os.fspath(path)!r} could not be written: {full.strerror or full}")
+    if isinstance(error, EvaluatorError):
+        result = error.result = _timed(sampler.result(state), began, network, ())
+        error.state = state
+        where = f"state saved to {os.fspath(path)!r}" if saved and path is not None else "go on from the error's .state"
+        error.args = (f"{error} (after {result.total_rounds} rounds, node {result.front.tolist()}; {where})",)
+
+
+def _resting(state: Any) -> bool:
+    """Whether the state can be saved: not in the middle of an inner linear solve."""
+    return getattr(state, "krylov", None) is None
+
+
+def _timed(result: Result, began: float, network: float, incidents: Sequence[str]) -> Result:
     wall = time.perf_counter() - began
-    return attrs.evolve(result, wall_time=wall, solver_time=wall - network)
+    return attrs.evolve(result, wall_time=wall, solver_time=wall - network, incidents=tuple(incidents))
 
 
 def _tell(observers: Sequence[Observer], state: Any, rows: int, before: Ints, problem: Problem, seconds: float) -> None:

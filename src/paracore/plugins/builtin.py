@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from paracore import parts
-from paracore.evaluators import batched
+from paracore import evaluators, parts
 from paracore.plugins.hookspecs import Factories, hookimpl
 from paracore.strategies import NoDamping, NoJacobian, NoPreconditioner
 
@@ -67,4 +66,9 @@ def paracore_selections() -> Factories:
 @hookimpl
 def paracore_evaluators() -> Factories:
     """Evaluators."""
-    return {"batched": batched}
+    return {
+        "batched": evaluators.batched,
+        "devices": evaluators.devices,
+        "distributed": evaluators.distributed,
+        "ray": evaluators.ray,
+    }
