@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import queue
-import threading
-import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -17,6 +13,7 @@ from paracore.errors import ConfigurationError
 from paracore.evaluators.batched import Batched
 from paracore.evaluators.pool import TIMEOUT, Event, Pool
 from paracore.evaluators.sharding import moved
+from paracore.evaluators.threads import DeviceThreads
 from paracore.request import Denoiser, Outputs, Request
 
 __all__ = ["Devices", "devices", "replica"]
@@ -64,13 +61,8 @@ class Devices(Pool):
         made = list(replicas) if replicas is not None else _replicas(denoiser, places)
         self.devices = places
         self._jvp = jvp
-        self._done: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._inboxes: list[queue.SimpleQueue[_Order | None]] = [queue.SimpleQueue() for _ in places]
-        for i, place in enumerate(places):
-            evaluator = Batched(made[i], max_batch, jvp)
-            arguments = (i, place, evaluator, self._inboxes[i], self._done)
-            threading.Thread(target=_work, args=arguments, name=f"paracore-{place}-{i}", daemon=True).start()
-        self._finalizer = weakref.finalize(self, _end, self._inboxes)
+        self._replicas = [Batched(one, max_batch, jvp) for one in made]
+        self._threads = DeviceThreads(places)
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -81,24 +73,23 @@ class Devices(Pool):
         """Number and device."""
         return f"worker {worker} ({self.devices[worker]})"
 
-    def _submit(self, worker: int, ticket: int, request: Request) -> None:
-        self._inboxes[worker].put(_Order(ticket, request, _Surroundings.here(request.states.device)))
+    def _submit(self, worker: int, ticket: int, work: Request) -> None:
+        home, place, replica = work.states.device, self.devices[worker], self._replicas[worker]
+
+        def answer() -> Outputs:
+            return _back(replica.evaluate(moved(work, place)), home)
+
+        self._threads.submit(worker, ticket, answer, home, _tensors)
 
     def _wait(self, seconds: float | None) -> Sequence[Event]:
-        try:
-            found = [self._done.get(timeout=seconds)]
-        except queue.Empty:
-            return []
-        while not self._done.empty():
-            found.append(self._done.get())
-        return found
+        return self._threads.wait(seconds)
 
     def _retire(self, worker: int) -> bool:
-        self._inboxes[worker].put(None)
+        self._threads.retire(worker)
         return False
 
     def _stop(self) -> None:
-        self._finalizer()
+        self._threads.stop()
 
 
 def devices(
@@ -114,94 +105,6 @@ def devices(
     return Devices(denoiser, devices, replicas=replicas, max_batch=max_batch, jvp=jvp, timeout=timeout)
 
 
-@attrs.frozen(eq=False)
-class _Surroundings:
-    """What torch keeps per thread, as it is where the request comes from.
-
-    Attributes:
-        threads: CPU threads; other numbers of them give other bits.
-        inference: inference mode.
-        autocast: ``(device type, dtype)`` where it is on.
-        stream: current stream of the states' CUDA device.
-        ready: recorded on it: the states are written once it has passed.
-    """
-
-    threads: int
-    inference: bool
-    autocast: tuple[tuple[str, torch.dtype], ...]
-    stream: Any
-    ready: Any
-
-    @classmethod
-    def here(cls, device: torch.device) -> _Surroundings:
-        kinds = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-        on = tuple((k, torch.get_autocast_dtype(k)) for k in kinds if torch.is_autocast_enabled(k))
-        stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
-        ready = None if stream is None else stream.record_event()
-        return cls(torch.get_num_threads(), torch.is_inference_mode_enabled(), on, stream, ready)
-
-    @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            for kind, dtype in self.autocast:
-                stack.enter_context(torch.autocast(kind, dtype=dtype))
-            stack.enter_context(torch.inference_mode(self.inference))
-            yield
-
-
-@attrs.frozen(eq=False)
-class _Order:
-    ticket: int
-    request: Request
-    surroundings: _Surroundings
-
-
-def _work(
-    index: int,
-    place: torch.device,
-    evaluator: Batched,
-    inbox: queue.SimpleQueue[_Order | None],
-    done: queue.SimpleQueue[Event],
-) -> None:
-    """A worker's thread."""
-    threads, stream = 0, None
-    make_stream: Any = torch.cuda.Stream
-    while (order := inbox.get()) is not None:
-        answer: Outputs | BaseException
-        try:
-            if order.surroundings.threads != threads:
-                # a new thread does not take over torch.set_num_threads in all of torch's libraries
-                threads = order.surroundings.threads
-                torch.set_num_threads(threads)
-            if place.type == "cuda" and stream is None:
-                stream = make_stream(place)
-            with order.surroundings.entered():
-                answer = _answer(order, place, evaluator, stream)
-        except BaseException as error:
-            answer = error
-        done.put(Event(index, order.ticket, answer))
-        del order, answer  # nothing of a request is kept while waiting
-
-
-def _answer(order: _Order, place: torch.device, evaluator: Batched, stream: Any) -> Outputs:
-    home, around = order.request.states.device, order.surroundings
-    if stream is None:
-        if around.ready is not None:
-            around.ready.synchronize()
-        found = evaluator.evaluate(moved(order.request, place))
-        return _back(found, home)
-    with torch.cuda.device(place), torch.cuda.stream(stream):
-        if around.ready is not None:
-            stream.wait_event(around.ready)
-        found = _back(evaluator.evaluate(moved(order.request, place)), home)
-        stream.synchronize()
-    if around.stream is not None:  # the memory is this stream's; it must not be reused while the caller reads it
-        for tensor in (found.values, found.jvps):
-            if tensor is not None:
-                tensor.record_stream(around.stream)
-    return found
-
-
 def _back(outputs: Outputs, home: torch.device) -> Outputs:
     if outputs.values.device == home:
         return outputs
@@ -209,9 +112,8 @@ def _back(outputs: Outputs, home: torch.device) -> Outputs:
     return attrs.evolve(outputs, values=outputs.values.to(home), jvps=jvps)
 
 
-def _end(inboxes: list[queue.SimpleQueue[_Order | None]]) -> None:
-    for inbox in inboxes:
-        inbox.put(None)
+def _tensors(outputs: Outputs) -> list[torch.Tensor]:
+    return [t for t in (outputs.values, outputs.jvps) if t is not None]
 
 
 def _places(given: Sequence[str | torch.device] | None) -> list[torch.device]:

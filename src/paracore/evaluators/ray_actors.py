@@ -106,16 +106,16 @@ class RayActors(Pool):
                 "the denoiser be imported there?"
             ) from error
 
-    def _submit(self, worker: int, ticket: int, request: Request) -> None:
+    def _submit(self, worker: int, ticket: int, work: Request) -> None:
         reference = self._actors[worker].evaluate.remote(
-            request.nodes.numpy(),
-            request.samples.numpy(),
-            request.times.numpy(),
-            _packed(request.states),
-            None if request.tangents is None else _packed(request.tangents),
+            work.nodes.numpy(),
+            work.samples.numpy(),
+            work.times.numpy(),
+            _packed(work.states),
+            None if work.tangents is None else _packed(work.tangents),
         )
         self._pending[reference] = (worker, ticket)
-        self._home = request.states.device
+        self._home = work.states.device
 
     def _wait(self, seconds: float | None) -> Sequence[Event]:
         if not self._pending:
