@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 BIN := $(VENV)/bin
+# several test processes, each with one thread; tests that share a fixture of their own stay together
+TESTS := $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadgroup
 INSTALL := $(PIP) install --quiet -c constraints.txt
 
 .PHONY: demo test test-slow lint wheel clean
@@ -31,10 +33,10 @@ demo: $(VENV)/.core
 	@echo "Pictures: demo/digits.png, demo/compare.png; numbers: demo/digits.json, demo/compare.json"
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m slow
+	$(TESTS) -m slow
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .

@@ -25,7 +25,7 @@ LAYERS = [
     {"exchange", "iterate"},
     {"engine", "paced", "sequential"},
     {"parts", "evaluators"},
-    {"solve"},
+    {"solve", "fitting"},
     {"plugins"},
     {"compose"},
     {"comparison"},

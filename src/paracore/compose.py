@@ -9,6 +9,7 @@ import attrs
 from paracore.composition import KINDS, Composition
 from paracore.engine import Engine
 from paracore.errors import ConfigurationError
+from paracore.fitting import AutoWindow
 from paracore.plugins.calls import call_factory, parse_call
 from paracore.plugins.registry import registry
 from paracore.sampler import Sampler
@@ -77,7 +78,8 @@ def sampler(name: str = DEFAULT_SAMPLER, **options: Any) -> Sampler:
 
     Args:
         name: see ``paracore list samplers``; the library's default if left out.
-        options: the preset's options; parts by kind (``stopping="change"``) replace its own.
+        options: the preset's options; parts by kind (``stopping="change"``) replace its own. ``window="auto"``: chosen
+            by :func:`paracore.solve` for its evaluator (:func:`~paracore.fitting.fit_window`).
 
     Raises:
         UnknownNameError: for an unknown name, with near matches.
@@ -86,6 +88,11 @@ def sampler(name: str = DEFAULT_SAMPLER, **options: Any) -> Sampler:
     name, inner = parse_call(name)
     entry = registry.find("sampler", name)
     merged = {**inner, **options}
+    if merged.get("window") == "auto":
+        rest = {k: v for k, v in merged.items() if k != "window"}
+        waiting = AutoWindow(name, lambda window: sampler(name, window=window, **rest))
+        waiting.make(4)  # its errors now, not in the solve
+        return waiting
     parts = {k: merged.pop(k) for k in list(merged) if k in KINDS}
     made = entry.make(**merged)
     if isinstance(made, Engine):

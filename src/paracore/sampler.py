@@ -6,7 +6,7 @@ import abc
 from typing import Any
 
 from paracore.problem import Problem
-from paracore.request import Outputs, Request
+from paracore.request import Evaluator, Outputs, Request
 from paracore.result import Result
 from paracore.status import Status
 
@@ -27,6 +27,10 @@ class Sampler(abc.ABC):
     def needs(self) -> frozenset[str]:
         """Capabilities that the evaluator must have."""
         return frozenset()
+
+    def fitted(self, problem: Problem, evaluator: Evaluator) -> Sampler:
+        """What :func:`paracore.solve` runs: itself, unless it waits for the evaluator (``window="auto"``)."""
+        return self
 
     @abc.abstractmethod
     def start(self, problem: Problem, *, trajectory: bool = False, trace: bool = False, preview: bool = False) -> Any:

@@ -83,7 +83,8 @@ def solve(
     """Sample.
 
     Args:
-        sampler: from :func:`paracore.sampler` or :func:`paracore.compose`.
+        sampler: from :func:`paracore.sampler` or :func:`paracore.compose`; with ``window="auto"`` the evaluator is
+            timed first.
         problem: scheme and initial noise.
         evaluator: where the network is called, for instance ``paracore.evaluators.batched(denoiser)``.
         observers: told of each round.
@@ -106,18 +107,13 @@ def solve(
     """
     if checkpoint_every < 1:
         raise ConfigurationError(f"checkpoint_every is {checkpoint_every}; at least 1 is needed")
-    missing = sampler.needs - frozenset(evaluator.capabilities)
-    if missing:
-        raise CapabilityError(
-            f"{sampler!r} needs {', '.join(sorted(missing))}; the evaluator {type(evaluator).__name__} offers "
-            f"{', '.join(sorted(evaluator.capabilities)) or 'nothing beyond values'}"
-            + ("; use evaluators.batched(denoiser, jvp=True)" if "jvp" in missing else "")
-        )
+    _check_needs(sampler, evaluator)
     began, network, incidents = time.perf_counter(), 0.0, list[str]()
     preview = any(o.wants_preview for o in observers)
     if state is None:
         begin = getattr(evaluator, "begin", None)
         problem = problem if begin is None else begin(problem)
+        sampler = sampler.fitted(problem, evaluator)
         state = sampler.start(problem, trajectory=trajectory, trace=trace, preview=preview)
     try:
         while (request := sampler.request(state)) is not None:
@@ -168,6 +164,16 @@ def _save(sampler: Sampler, state: Any, path: str | os.PathLike[str]) -> None:
             sampler.result(state),
             state,
         ) from error
+
+
+def _check_needs(sampler: Sampler, evaluator: Evaluator) -> None:
+    missing = sampler.needs - frozenset(evaluator.capabilities)
+    if missing:
+        raise CapabilityError(
+            f"{sampler!r} needs {', '.join(sorted(missing))}; the evaluator {type(evaluator).__name__} offers "
+            f"{', '.join(sorted(evaluator.capabilities)) or 'nothing beyond values'}"
+            + ("; use evaluators.batched(denoiser, jvp=True)" if "jvp" in missing else "")
+        )
 
 
 def _broken_off(

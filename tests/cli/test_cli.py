@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -177,7 +179,14 @@ def test_classes_default_to_all_and_may_be_none(run, tmp_path: Path):
 
 BAD = [
     ((*SAMPLE, "--window", "0"), "window is 0; an integer of at least 1 is needed"),
-    ((*SAMPLE, "--window", "abc"), "Invalid value for '--window'"),
+    ((*SAMPLE, "--window", "abc"), "window is 'abc'; a number, or auto, is needed"),
+    ((*SAMPLE, "--resume", "nowhere.pt"), "nowhere.pt: No such file"),
+    ((*SAMPLE, "--checkpoint", "x.pt", "--checkpoint-every", "0"), "checkpoint_every is 0"),
+    ((*SAMPLE, "--evaluator", "devices(devices=[])"), "at least one device is needed"),
+    ((*SAMPLE, "--evaluator", "devices(devices=['cuda:77'])"), "'cuda:77', which cannot be used"),
+    ((*SAMPLE, "--evaluator", "distributed"), "start with torchrun"),
+    ((*SAMPLE, "--evaluator", "ray(workers=0)"), "workers is 0"),
+    ((*SAMPLE, "--evaluator", "devices(workers=2)"), "has no option 'workers'"),
     ((*SAMPLE, "--sampler", "picard(window=abc)"), "sampler 'picard': option window is 'abc'; int is needed"),
     ((*SAMPLE, "--sampler", "picard(window=4)", "--window", "8"), "window is given twice"),
     ((*SAMPLE, "--sampler", "picard(windo=4)"), "has no option 'windo'; did you mean 'window'?"),
@@ -398,3 +407,54 @@ def test_ctrl_c(tmp_path: Path):
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
     assert json.loads((tmp_path / "x.json").read_text())["interrupted"] is True
+
+
+# --------------------------------------------------------------------------------- evaluators, checkpoints, the window
+
+
+def test_sampling_on_several_devices_gives_the_same_files(run, tmp_path):
+    words = (*SAMPLE, "--count", "2", "--window", "4", "--tolerance", "0")
+    assert run(*words, "--max-batch", "1", "--out", str(tmp_path / "a")).exit_code == 0
+    done = run(
+        *words, "--max-batch", "1", "--evaluator", "devices(devices=['cpu','cpu'])", "--out", str(tmp_path / "b")
+    )
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+    for worker in [t for t in threading.enumerate() if t.name.startswith("paracore-")]:
+        worker.join(5)
+        assert not worker.is_alive()
+
+
+def test_a_checkpoint_goes_on(run, tmp_path):
+    words = (*SAMPLE, "--count", "2", "--window", "2", "--tolerance", "0", "--checkpoint-every", "3")
+    checkpoint = str(tmp_path / "folder" / "state.pt")
+    assert run(*words, "--checkpoint", checkpoint, "--out", str(tmp_path / "a")).exit_code == 0
+    assert run(*words, "--resume", checkpoint, "--out", str(tmp_path / "b")).exit_code == 0
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+    other = run(*words[:-4], "--window", "3", "--resume", checkpoint)
+    assert other.exit_code == 2, other.output
+
+
+def test_the_window_chosen_is_told(run, tmp_path):
+    out = tmp_path / "auto"
+    done = run(*SAMPLE, "--count", "1", "--window", "auto", "--out", str(out))
+    assert done.exit_code == 0, done.output
+    chosen = re.search(r"window=(\d+)", json.loads(out.with_suffix(".json").read_text())["settings"]["composition"])
+    assert int(chosen[1]) in (1, 2, 4, 8, 16, 32)
+
+
+def test_incidents_are_told(run, tmp_path, monkeypatch):
+    """A worker that dies is a line on stderr, and in the file; the run is a success."""
+    evaluate = paracore.evaluators.Batched.evaluate
+
+    def once(self, request, died=[]):  # noqa: B006
+        if not died:
+            died.append(True)
+            raise OSError("the device is gone")
+        return evaluate(self, request)
+
+    monkeypatch.setattr(paracore.evaluators.Batched, "evaluate", once)
+    done = run(*SAMPLE, "--evaluator", "devices(devices=['cpu','cpu'])", "--out", str(tmp_path / "x"))
+    assert done.exit_code == 0, done.output
+    assert "raised OSError: the device is gone" in done.stderr
+    assert "the device is gone" in json.loads((tmp_path / "x.json").read_text())["result"]["incidents"][0]

@@ -25,7 +25,16 @@ from paracore.cli.options import (
     Threads,
 )
 from paracore.cli.output import check_writable, console, path_of, versions, write, write_json
-from paracore.cli.problems import Task, build_evaluator, build_sampler, build_task, finite, split_calls
+from paracore.cli.problems import (
+    Task,
+    build_evaluator,
+    build_sampler,
+    build_task,
+    close,
+    finite,
+    is_main,
+    split_calls,
+)
 from paracore.engine import Engine
 from paracore.errors import ConfigurationError
 from paracore.harness import Comparison, Progress
@@ -87,10 +96,17 @@ def compare(
     )
     needs_jvp = any("jvp" in s.needs for _, s in chosen)
     network = build_evaluator(evaluator, task, max_batch=max_batch, jvp=needs_jvp)
-    if out is not None:
-        check_writable(out, ("json", "png"))
-    with _bar() as progress:
-        comparison = run(chosen, task.problem, network, one_at_a_time=one_at_a_time, repeats=repeats, progress=progress)
+    try:
+        if out is not None:
+            check_writable(out, ("json", "png"))
+        with _bar() as progress:
+            comparison = run(
+                chosen, task.problem, network, one_at_a_time=one_at_a_time, repeats=repeats, progress=progress
+            )
+    finally:
+        close(network)
+    if not is_main(network):
+        return
     used = {parse_call(call)[0]: registry.find("sampler", parse_call(call)[0]) for call, _ in chosen}
     files = _save(out, comparison, task, list(used.values()), asked) if out is not None else []
     if as_json:

@@ -21,7 +21,17 @@ from paracore.plugins import Entry
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["check_writable", "console", "own_version", "path_of", "versions", "write", "write_json", "write_samples"]
+__all__ = [
+    "check_folder",
+    "check_writable",
+    "console",
+    "own_version",
+    "path_of",
+    "versions",
+    "write",
+    "write_json",
+    "write_samples",
+]
 
 
 def console() -> Console:
@@ -49,7 +59,16 @@ def check_writable(prefix: str, suffixes: Sequence[str]) -> None:
         path = path_of(prefix, suffix)
         if path.is_dir():
             raise ConfigurationError(f"cannot write {path}: it is a folder")
-    folder = path_of(prefix, suffixes[0]).parent
+    check_folder(path_of(prefix, suffixes[0]))
+
+
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """Make a file's folder, and see that files can be made in it.
+
+    Raises:
+        ConfigurationError: if they cannot.
+    """
+    folder = Path(path).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=folder, prefix=".paracore-")

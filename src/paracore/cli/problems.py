@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import attrs
@@ -24,9 +25,12 @@ __all__ = [
     "build_evaluator",
     "build_sampler",
     "build_task",
+    "close",
     "finite",
     "initial_deviation",
+    "is_main",
     "parse_classes",
+    "parse_window",
     "split_calls",
 ]
 
@@ -186,7 +190,35 @@ def split_calls(text: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
+def parse_window(text: str | None) -> int | str | None:
+    """A number, or ``auto``.
+
+    Raises:
+        ConfigurationError: for anything else.
+    """
+    if text is None or text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError as error:
+        raise ConfigurationError(f"window is {text!r}; a number, or auto, is needed") from error
+
+
+def is_main(evaluator: Evaluator) -> bool:
+    """Whether this process writes and prints: all but the further ranks of a process group."""
+    return bool(getattr(evaluator, "main", True))
+
+
+def close(evaluator: Evaluator) -> None:
+    """End its workers, if it has any."""
+    end = getattr(evaluator, "close", None)
+    if end is not None:
+        end()
+
+
 def _device(name: str) -> torch.device:
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # under torchrun: each process its own
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from paracore.checkpoint import load_checkpoint
 from paracore.cli.failures import FAILED, INTERRUPTED, fail, note
 from paracore.cli.options import (
     Classes,
@@ -23,10 +24,21 @@ from paracore.cli.options import (
     Target,
     Threads,
 )
-from paracore.cli.output import check_writable, path_of, versions, write, write_json, write_samples
-from paracore.cli.problems import Task, build_evaluator, build_sampler, build_task, finite
+from paracore.cli.output import check_folder, check_writable, path_of, versions, write, write_json, write_samples
+from paracore.cli.problems import (
+    Task,
+    build_evaluator,
+    build_sampler,
+    build_task,
+    close,
+    finite,
+    is_main,
+    parse_window,
+)
 from paracore.engine import Engine
 from paracore.errors import SolveError, SolveInterrupted
+from paracore.problem import Problem
+from paracore.request import Evaluator
 from paracore.result import Result
 from paracore.sampler import Sampler
 from paracore.solve import Observer, RoundEvent, solve
@@ -48,7 +60,9 @@ def sample(
     stopping: Part = None,
     initializer: Part = None,
     selection: Part = None,
-    window: Annotated[int | None, typer.Option("--window", help="Evaluations per round and sample.")] = None,
+    window: Annotated[
+        str | None, typer.Option("--window", help="Evaluations per round and sample; auto: the evaluator is timed.")
+    ] = None,
     steps: Steps = 50,
     scheme: SchemeCall = "flow-euler",
     guidance: Guidance = 1.0,
@@ -60,6 +74,13 @@ def sample(
     evaluator: EvaluatorCall = "batched",
     device: Device = "cpu",
     threads: Threads = None,
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", help="File to save the state to, as it goes.")
+    ] = None,
+    checkpoint_every: Annotated[int, typer.Option("--checkpoint-every", help="Rounds between two saves.")] = 10,
+    resume: Annotated[
+        str | None, typer.Option("--resume", help="Go on from a --checkpoint file, with the same other options.")
+    ] = None,
     out: Annotated[
         str | None, typer.Option("--out", help="Write PREFIX.json, PREFIX.npy and, for pictures, PREFIX.png.")
     ] = None,
@@ -69,7 +90,7 @@ def sample(
     kinds = ("residual", "jacobian", "preconditioner", "damping", "stopping", "initializer", "selection")
     parts = {kind: asked[kind] for kind in kinds if asked[kind] is not None}
     finite("error-target", error_target)
-    settings: dict[str, Any] = {"window": window, "tolerance": error_target}
+    settings: dict[str, Any] = {"window": parse_window(window), "tolerance": error_target}
     method = build_sampler(sampler, {k: v for k, v in settings.items() if v is not None}, parts)
     task = build_task(
         model=model,
@@ -83,24 +104,68 @@ def sample(
         threads=threads,
     )
     network = build_evaluator(evaluator, task, max_batch=max_batch, jvp="jvp" in method.needs)
+    try:
+        _run(task, method, network, asked, out=out, checkpoint=checkpoint, every=checkpoint_every, resume=resume)
+    finally:
+        close(network)
+
+
+def _run(
+    task: Task,
+    method: Sampler,
+    network: Evaluator,
+    asked: dict[str, Any],
+    *,
+    out: str | None,
+    checkpoint: str | None,
+    every: int,
+    resume: str | None,
+) -> None:
     if out is not None:
         check_writable(out, ("json", "npy", "png"))
+    if checkpoint is not None:
+        check_folder(checkpoint)
+    main = is_main(network)
+    begin = getattr(network, "begin", None)
+    problem = task.problem if begin is None else begin(task.problem)
+    method = method.fitted(problem, network)
     failure: SolveError | None = None
     stop: SolveInterrupted | None = None
     try:
-        with _bar(task.problem.batch) as observers:
-            result = solve(method, task.problem, network, observers=observers)
+        with _bar(problem.batch if main else 0) as observers:
+            result = solve(
+                method,
+                problem,
+                network,
+                observers=observers,
+                state=None if resume is None else _restored(method, problem, network, resume),
+                checkpoint=checkpoint if main else None,
+                checkpoint_every=every,
+            )
     except SolveError as error:
         failure, result = error, error.result
     except SolveInterrupted as error:
         stop, result = error, error.result
+    if main:
+        for incident in result.incidents:
+            note(incident)
+    if not main:
+        out = None
     files = _save(out, result, task, method, asked, interrupted=stop is not None) if out is not None else []
     if stop is not None:
         note(f"{stop}{'; written: ' + ', '.join(files) if files else ''}")
         raise typer.Exit(INTERRUPTED)
     if failure is not None:
         raise fail(f"{failure}{'; written: ' + ', '.join(files) if files else ''}", FAILED)
-    typer.echo(_line(result, method, files))
+    if main:
+        typer.echo(_line(result, method, files))
+
+
+def _restored(method: Sampler, problem: Problem, network: Evaluator, path: str) -> Any:
+    """The state in a file, which the first rank reads for all."""
+    broadcast = getattr(network, "broadcast", None)
+    data = load_checkpoint(path) if is_main(network) else {}
+    return method.restore(problem, data if broadcast is None else broadcast(data))
 
 
 def _save(
@@ -165,7 +230,7 @@ def _bar(batch: int) -> Iterator[list[Observer]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if not console.is_terminal or not batch:
         yield []
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("nodes"))

@@ -167,7 +167,7 @@ class Distributed:
             mine[: len(own)] = own.to(place)
         everyone = torch.empty((self.world * most, *event), dtype=dtype, device=place)
         with self._watched("gathering outputs"):
-            dist.all_gather_into_tensor(_bytes(everyone), _bytes(mine), group=self._data)
+            dist.all_gather(list(_bytes(everyone).chunk(self.world)), _bytes(mine), group=self._data)
         parts = [everyone[r * most : r * most + len(share)] for r, share in enumerate(shares)]
         return torch.cat(parts).to(states.device)
 
@@ -189,7 +189,7 @@ class Distributed:
         mine = torch.cat([numbers.view(torch.uint8), torch.tensor(list(text.ljust(_TEXT, b"\0")), dtype=torch.uint8)])
         everyone = torch.empty(self.world * len(mine), dtype=torch.uint8)
         with self._watched(f"request {self._request}"):
-            dist.all_gather_into_tensor(everyone, mine, group=self._control)
+            dist.all_gather(list(everyone.chunk(self.world)), mine, group=self._control)
         rows = everyone.reshape(self.world, -1)
         size = numbers.numel() * 8
         found = rows[:, :size].contiguous().view(torch.int64).tolist()
