@@ -181,7 +181,7 @@ class Crew(abc.ABC, Generic[Work, Answer]):
         if isinstance(error, WorkerLost):
             self._lose(worker, error, job.what, incidents)
             return
-        error.add_note(f"paracore: raised by {self.describe(worker)} for {job.what} of a request")
+        error.add_note(f"paracore: raised by {self.describe(worker)} for {job.what}")
         if not any(alive and w not in job.failed for w, alive in enumerate(self._alive)):
             raise error
 

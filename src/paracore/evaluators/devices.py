@@ -16,7 +16,7 @@ from paracore.evaluators.sharding import moved
 from paracore.evaluators.threads import DeviceThreads
 from paracore.request import Denoiser, Outputs, Request
 
-__all__ = ["Devices", "devices", "replica"]
+__all__ = ["Devices", "devices", "places_of", "replica"]
 
 
 class Devices(Pool):
@@ -53,7 +53,7 @@ class Devices(Pool):
         jvp: bool = False,
         timeout: float | None = TIMEOUT,
     ) -> None:
-        places = _places(devices)
+        places = places_of(devices)
         if replicas is not None and len(replicas) != len(places):
             raise ConfigurationError(f"{len(replicas)} replicas for {len(places)} devices; one each is needed")
         super().__init__(len(places), timeout)
@@ -116,7 +116,12 @@ def _tensors(outputs: Outputs) -> list[torch.Tensor]:
     return [t for t in (outputs.values, outputs.jvps) if t is not None]
 
 
-def _places(given: Sequence[str | torch.device] | None) -> list[torch.device]:
+def places_of(given: Sequence[str | torch.device] | None) -> list[torch.device]:
+    """Devices by name, each tried; ``None``: every CUDA device, else the CPU.
+
+    Raises:
+        ConfigurationError: for an empty list, or a device that cannot be used.
+    """
     if given is None:
         count = torch.cuda.device_count()
         return [torch.device("cuda", i) for i in range(count)] or [torch.device("cpu")]

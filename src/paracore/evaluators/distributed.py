@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self
 
 import attrs
 import torch
-from torch import distributed as dist
 
 from paracore.checkpoint import from_plain, to_plain
 from paracore.errors import ConfigurationError, EvaluatorError
 from paracore.evaluators.batched import Batched
-from paracore.evaluators.pool import TIMEOUT, check_timeout
+from paracore.evaluators.crew import TIMEOUT
+from paracore.evaluators.ranks import Ranks
 from paracore.evaluators.sharding import even_shares, nonfinite_rows, rows_of, subrequest
 from paracore.problem import Problem
 from paracore.request import Denoiser, Outputs, Request
 
 __all__ = ["Distributed", "distributed"]
-
-_TEXT = 240  # bytes of a failed rank's message
 
 
 class Distributed:
@@ -59,23 +55,11 @@ class Distributed:
         timeout: float | None = TIMEOUT,
         check_every: int = 8,
     ) -> None:
-        check_timeout(timeout)
         if isinstance(check_every, bool) or not isinstance(check_every, int) or check_every < 1:
             raise ConfigurationError(f"check_every is {check_every!r}; an integer of at least 1 is needed")
         self._evaluator = Batched(denoiser, max_batch, jvp)
-        self._own = _initialised(timeout)
-        self._group = group if group is not None else dist.group.WORLD
-        self.rank = dist.get_rank(self._group)
-        self.world = dist.get_world_size(self._group)
-        if self.rank < 0:
-            raise ConfigurationError("this rank is not in the process group given; build the evaluator on its members")
-        self._ranks = dist.get_process_group_ranks(self._group)
-        self._nccl = "nccl" in str(dist.get_backend(self._group))
-        self._timeout = timedelta(seconds=timeout) if timeout is not None else timedelta(days=365)
-        self._control = dist.new_group(
-            self._ranks, backend="gloo", timeout=self._timeout, use_local_synchronization=True
-        )
-        self._data = self._group if self._nccl else self._control
+        self._ranks = Ranks(group, timeout)
+        self.rank, self.world = self._ranks.rank, self._ranks.world
         self._check_every = check_every
         self._request = 0
         self._checksum: tuple[int, torch.Tensor] | None = None
@@ -116,10 +100,7 @@ class Distributed:
         Raises:
             EvaluatorError: if a rank does not answer.
         """
-        box = [to_plain(data) if self.main else None]
-        with self._watched("broadcast"):
-            dist.broadcast_object_list(box, src=self._ranks[0], group=self._control)
-        return from_plain(box[0])
+        return from_plain(self._ranks.broadcast(to_plain(data) if self.main else None))
 
     def evaluate(self, request: Request) -> Outputs:
         """Evaluate this rank's share, and gather those of all.
@@ -127,8 +108,8 @@ class Distributed:
         Raises:
             EvaluatorError: if a rank died, failed, did not answer in time, or asks for something else.
         """
-        if self._broken:
-            raise EvaluatorError(self._broken)
+        if self._broken or self._ranks.broken:
+            raise EvaluatorError(self._broken or self._ranks.broken)
         self._request += 1
         shares = even_shares(len(request), self.world)
         if self._request == 1:
@@ -149,27 +130,23 @@ class Distributed:
         except Exception as error:
             failure = error
         calls = self._exchange(request, shares, own, failure)
-        most = max(len(share) for share in shares)
-        values = self._all_gather(None if own is None else own.values, request, shares, most)
+        values = self._all_gather(None if own is None else own.values, request, shares)
         jvps = None
         if request.tangents is not None:
-            jvps = self._all_gather(None if own is None else own.jvps, request, shares, most)
+            jvps = self._all_gather(None if own is None else own.jvps, request, shares)
         return Outputs(values, jvps, calls)
 
-    def _all_gather(
-        self, own: torch.Tensor | None, request: Request, shares: Sequence[torch.Tensor], most: int
-    ) -> torch.Tensor:
+    def _all_gather(self, own: torch.Tensor | None, request: Request, shares: Sequence[torch.Tensor]) -> torch.Tensor:
         states = request.states
-        place = states.device if self._nccl else torch.device("cpu")
-        event, dtype = states.shape[1:], states.dtype
-        mine = torch.zeros((most, *event), dtype=dtype, device=place)
-        if own is not None:
-            mine[: len(own)] = own.to(place)
-        everyone = torch.empty((self.world * most, *event), dtype=dtype, device=place)
-        with self._watched("gathering outputs"):
-            dist.all_gather(list(_bytes(everyone).chunk(self.world)), _bytes(mine), group=self._data)
-        parts = [everyone[r * most : r * most + len(share)] for r, share in enumerate(shares)]
-        return torch.cat(parts).to(states.device)
+        size = states.shape[1:].numel() * states.element_size()
+        place = self._ranks.place(states.device)
+        mine = torch.empty(0, dtype=torch.uint8, device=place) if own is None else _bytes(own.to(place))
+        everyone = self._ranks.gather(mine, [len(share) * size for share in shares], "gathering outputs")
+        rows = [
+            part.view(states.dtype).reshape(len(share), *states.shape[1:])
+            for part, share in zip(everyone, shares, strict=True)
+        ]
+        return torch.cat(rows).to(states.device)
 
     def _exchange(
         self, request: Request, shares: Sequence[torch.Tensor], own: Outputs | None, failure: Exception | None
@@ -184,40 +161,30 @@ class Distributed:
         if self._request % self._check_every == 1 % self._check_every:
             self._checksum = self._request, _checksum(request.states)
         calls = 0 if own is None else own.calls
-        numbers = torch.tensor([failure is not None, self._request, len(request), digest, about, checksum, calls])
-        text = b"" if failure is None else f"{type(failure).__name__}: {failure}".encode()[:_TEXT]
-        mine = torch.cat([numbers.view(torch.uint8), torch.tensor(list(text.ljust(_TEXT, b"\0")), dtype=torch.uint8)])
-        everyone = torch.empty(self.world * len(mine), dtype=torch.uint8)
-        with self._watched(f"request {self._request}"):
-            dist.all_gather(list(everyone.chunk(self.world)), mine, group=self._control)
-        rows = everyone.reshape(self.world, -1)
-        size = numbers.numel() * 8
-        found = rows[:, :size].contiguous().view(torch.int64).tolist()
-        for rank, row in enumerate(found):
-            if row[0]:
-                said = bytes(rows[rank, size:].tolist()).rstrip(b"\0").decode(errors="replace")
-                where = f", {rows_of(shares[rank])}" if len(shares[rank]) else ""
-                error = EvaluatorError(f"{self._name(rank)}{where}: {said}")
-                if failure is not None and rank == self.rank:
-                    raise error from failure
-                raise error
+        found = self._ranks.exchange(
+            f"request {self._request}",
+            [self._request, len(request), digest, about, checksum, calls],
+            failure,
+            lambda rank: rows_of(shares[rank]) if len(shares[rank]) else "",
+        )
         self._compare(found)
-        return sum(row[6] for row in found)
+        return sum(row[5] for row in found)
 
     def _compare(self, found: list[list[int]]) -> None:
         first = found[0]
         names = ("request", "number of rows", "nodes and samples")
         for rank, row in enumerate(found):
-            for column, name in enumerate(names, start=1):
+            for column, name in enumerate(names):
                 if row[column] != first[column]:
                     self._differ(rank, f"in the {name} of request {self._request}", row[column], first[column])
-            if row[4] != first[4] or row[5] != first[5]:
-                self._differ(rank, f"in the states of request {row[4]}", row[5], first[5])
+            if row[3] != first[3] or row[4] != first[4]:
+                self._differ(rank, f"in the states of request {row[3]}", row[4], first[4])
 
     def _differ(self, rank: int, what: str, here: int, there: int) -> None:
         self._broken = (
-            f"{self._name(rank)} differs from {self._name(0)} {what} ({here} and {there}): all ranks must run the same "
-            "sampler on the same problem, with the same versions, dtype and number of threads"
+            f"{self._ranks.name(rank)} differs from {self._ranks.name(0)} {what} ({here} and {there}): "
+            "all ranks must run the same sampler on the same problem, with the same versions, dtype and number of "
+            "threads"
         )
         raise EvaluatorError(self._broken)
 
@@ -238,8 +205,8 @@ class Distributed:
             jvps = jvps.clone()
             jvps[good.to(values.device)] = again.jvps[finite]
         incidents = tuple(
-            f"{self._name(rank)} returned numbers that are not finite for {rows_of(rows)}, the next rank did not: "
-            "taken from there"
+            f"{self._ranks.name(rank)} returned numbers that are not finite for {rows_of(rows)}, the next rank did "
+            "not: taken from there"
             for rank, share in enumerate(shares)
             if len(rows := share[torch.isin(share, good)])
         )
@@ -248,27 +215,16 @@ class Distributed:
     # -- the others -------------------------------------------------------------------------------------------------
 
     def _agree(self, what: str, text: str) -> None:
-        said: list[Any] = [None] * self.world
-        with self._watched(f"comparing the {what}"):
-            dist.all_gather_object(said, text, group=self._control)
+        said = self._ranks.gather_object(text, f"comparing the {what}")
         for rank, other in enumerate(said):
             if other != said[0]:
                 raise EvaluatorError(
-                    f"the {what} differs: {self._name(rank)} has {other}; {self._name(0)} has {said[0]}"
+                    f"the {what} differs: {self._ranks.name(rank)} has {other}; {self._ranks.name(0)} has {said[0]}"
                 )
-
-    def _name(self, rank: int) -> str:
-        everywhere = self._ranks[rank]
-        return f"rank {rank}" if everywhere == rank else f"rank {rank} of the group (rank {everywhere} of all)"
-
-    def _watched(self, what: str) -> _Watched:
-        return _Watched(self, what)
 
     def close(self) -> None:
         """End the process group, if it was made here."""
-        if self._own and dist.is_initialized():
-            dist.destroy_process_group()
-            self._own = False
+        self._ranks.close()
 
     def __enter__(self) -> Self:
         return self
@@ -277,26 +233,6 @@ class Distributed:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class _Watched:
-    """Turns what a process group raises into an error that says what happened."""
-
-    def __init__(self, owner: Distributed, what: str) -> None:
-        self._owner, self._what = owner, what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, RuntimeError) and not isinstance(error, EvaluatorError):
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            owner = self._owner
-            owner._broken = (
-                f"another rank died or did not answer within {owner._timeout.total_seconds():g} s ({self._what}, seen "
-                f"by {owner._name(owner.rank)}): {first}"
-            )
-            raise EvaluatorError(owner._broken) from error
 
 
 def distributed(
@@ -310,29 +246,6 @@ def distributed(
 ) -> Distributed:
     """An evaluator over the ranks of a process group; see :class:`Distributed`."""
     return Distributed(denoiser, group, max_batch=max_batch, jvp=jvp, timeout=timeout, check_every=check_every)
-
-
-def _initialised(timeout: float | None) -> bool:
-    """Make sure that there is a process group. Returns whether it was made here."""
-    if not dist.is_available():
-        raise ConfigurationError("this torch was built without torch.distributed; use the evaluator 'devices'")
-    if dist.is_initialized():
-        return False
-    missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if missing:
-        raise ConfigurationError(
-            f"no process group, and {', '.join(missing)} not set; start with torchrun (torchrun --nproc-per-node=2 -m "
-            "paracore ...), or call torch.distributed.init_process_group first"
-        )
-    wait = None if timeout is None else timedelta(seconds=timeout)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    try:
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=wait)
-    except RuntimeError as error:
-        first = str(error).splitlines()[0]
-        raise EvaluatorError(f"the process group cannot be made: {first}") from error
-    return True
 
 
 def _check_like(values: torch.Tensor, request: Request, rows: int) -> None:
