@@ -174,8 +174,7 @@ def cases(device: Record) -> list[Case]:
             digits["wall_s"],
         ),
         Case(f"{name}, 1 sample", dit, 1, 8, rounds, steps, own, row_bytes, transformer["wall_s"]),
-        Case(f"{name}, 4 samples", dit, 4, 8, rounds, steps, own, row_bytes),
-        Case(f"{name}, 16 samples", dit, 16, 8, rounds, steps, own, row_bytes),
+        *(Case(f"{name}, {n} samples", dit, n, 8, rounds, steps, own, row_bytes) for n in (4, 16, 64)),
         Case(
             f"one row fills the device ({ASSUMED_CALL_MS:g} ms a row, assumed), 1 sample",
             full,
