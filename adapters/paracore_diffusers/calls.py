@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import torch
 
-__all__ = ["Call", "mapped", "plain", "signature", "stand_in", "tensors"]
+__all__ = ["Call", "mapped", "plain", "rebuilt", "signature", "stand_in", "tensors"]
 
 
 @attrs.define(eq=False)
@@ -22,6 +22,7 @@ class Call:
         key: module, ordinal and shapes: calls with equal keys may be merged.
         node: the node of the iteration.
         result: the answer, once known.
+        like: another answer of the kind, if one is known: tells structure and shapes.
     """
 
     module: Any
@@ -33,6 +34,7 @@ class Call:
     result: Any = None
     done: bool = False
     versions: tuple[int, ...] = ()
+    like: Any = None
 
     def __attrs_post_init__(self) -> None:
         self.key = (id(self.module), self.ordinal, signature(self.args), signature(self.kwargs))

@@ -1,26 +1,30 @@
-"""Where the recorded calls are made: one by one, in batches, or on copies of the networks on several devices."""
+"""How recorded calls are made: one by one or in batches, here, on several devices, or by all ranks of a group."""
 
 from __future__ import annotations
 
-import copy
 import functools
-import operator
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import attrs
 import torch
 
 from paracore.errors import ConfigurationError
-from paracore_diffusers.calls import Call, mapped, tensors
+from paracore.evaluators.crew import TIMEOUT, check_timeout
+from paracore_diffusers.calls import Call, tensors
+from paracore_diffusers.distributed import Distributed
 from paracore_diffusers.merge import UnmergeableError, batch_of, merged, split
+from paracore_diffusers.replicas import Replicas
 
-__all__ = ["Executor", "Merged", "OneByOne", "Replicas", "executor_from"]
+__all__ = ["Distributed", "Executor", "Merged", "OneByOne", "Replicas", "executor_from"]
 
 
 class Executor(Protocol):
-    """Makes recorded calls: sets ``result`` and ``done`` of each that is not done. A call may name ``inline``.
+    """Makes recorded calls: sets ``result`` and ``done`` of each that is not done.
+
+    It may have more: ``verdicts`` (what was found about merging, by the network's class), ``incidents`` (what went
+    wrong and was mended, in words), ``always`` (rounds of a single call are given to it, too), and the methods
+    ``begin`` and ``ended`` of :class:`~paracore_diffusers.distributed.Distributed`, and ``close``.
 
     Attributes:
         inline: calls need not be recorded: the pipeline may make them itself, in its own loop.
@@ -134,109 +138,41 @@ class Merged:
         return split(result, len(group), batch, like)
 
 
-class Replicas:
-    """Copies of the networks on several devices, each making its share of the calls, one thread a device.
-
-    Only the networks that the loop calls are copied, text encoders and decoder stay where they are.
-
-    Attributes:
-        devices: where; the first may be the pipeline's own.
-        each: makes a device's share: :class:`OneByOne` or :class:`Merged`.
-    """
-
-    inline = False
-
-    def __init__(
-        self, devices: Sequence[str | torch.device], each: Callable[[], OneByOne] | Callable[[], Merged] = OneByOne
-    ) -> None:
-        if isinstance(devices, str) or not devices:
-            raise ConfigurationError(f"devices is {devices!r}; a list of at least one device is needed")
-        self.devices = [torch.device(d) for d in devices]
-        self._each = [each() for _ in self.devices]
-        self._copies: dict[int, tuple[Any, Any, list[Any]]] = {}
-        self._known: Sequence[Call] | None = None
-
-    @property
-    def verdicts(self) -> dict[str, str]:
-        """What was found about merging on the first device."""
-        return dict(getattr(self._each[0], "verdicts", {}))
-
-    def run(self, calls: Sequence[Call], known: Sequence[Call]) -> None:
-        """Make the calls, split over the devices in even runs."""
-        todo = [call for call in calls if not call.done]
-        if known is not self._known:  # another run of the pipeline: its networks may have changed
-            self._known = known
-            self._copies = {i: kept for i, kept in self._copies.items() if kept[1] == _fingerprint(kept[0])}
-        for call in todo:
-            self._replicas(call.module)
-        count = len(self.devices)
-        shares = [todo[i * len(todo) // count : (i + 1) * len(todo) // count] for i in range(count)]
-        # a fresh thread does not take over torch.set_num_threads everywhere, and other counts give other bits
-        threads = torch.get_num_threads()
-        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-            jobs = [pool.submit(self._share, i, share, known) for i, share in enumerate(shares) if share]
-            for job in jobs:
-                job.result()
-
-    @torch.no_grad()
-    def _share(self, which: int, share: list[Call], known: Sequence[Call]) -> None:
-        device = self.devices[which]
-        there = [self._moved(call, which, device) for call in share]
-        checks = [self._moved(call, which, device) for call in known if id(call.module) in self._copies]
-        for check, call in zip(checks, [c for c in known if id(c.module) in self._copies], strict=True):
-            check.result, check.done = mapped(call.result, lambda t: t.to(device)), True
-        self._each[which].run(there, checks)
-        for call, moved in zip(share, there, strict=True):
-            home = next((t.device for t in tensors((call.args, call.kwargs))), device)
-            call.result, call.done = mapped(moved.result, operator.methodcaller("to", home)), True
-
-    def _moved(self, call: Call, which: int, device: torch.device) -> Call:
-        args = mapped(call.args, lambda t: t.to(device))
-        kwargs = mapped(call.kwargs, lambda t: t.to(device))
-        return Call(self._replicas(call.module)[which], args, kwargs, call.ordinal, call.node)
-
-    def _replicas(self, module: Any) -> list[Any]:
-        kept = self._copies.get(id(module))
-        if kept is None or kept[0] is not module:
-            copies = [copy.deepcopy(module).to(d) for d in self.devices]
-            self._copies[id(module)] = kept = module, _fingerprint(module), copies
-        return kept[2]
-
-
-def executor_from(asked: Any, devices: Sequence[Any] | None, max_batch: int | None) -> Any:
-    """``"merged"``, ``"one-by-one"``, or an object of one's own.
+def executor_from(
+    asked: Any,
+    devices: Sequence[Any] | None,
+    max_batch: int | None,
+    process_group: Any = None,
+    timeout: float | None = TIMEOUT,
+) -> Any:
+    """``"merged"``, ``"one-by-one"``, or an object of one's own; on several devices, or by all ranks of a group.
 
     Raises:
-        ConfigurationError: for another name, or devices with an executor of one's own.
+        ConfigurationError: for another name, or options that do not go together.
     """
+    if process_group is not None and devices is not None:
+        raise ConfigurationError("devices and process_group were given; with a process group each rank has one device")
     if not isinstance(asked, str):
-        if devices is not None:
-            raise ConfigurationError("devices and an executor of one's own were given; give one of them")
+        for name, value in (("devices", devices), ("process_group", process_group), ("max_batch", max_batch)):
+            if value is not None:
+                raise ConfigurationError(f"{name} and an executor of one's own were given; give one of them")
         if isinstance(asked, type) or not callable(getattr(asked, "run", None)) or not hasattr(asked, "inline"):
             raise ConfigurationError(
                 f"execution is {asked!r}; 'merged', 'one-by-one', or an object with run(calls, known) and inline is "
                 "needed"
             )
-        if max_batch is not None:
-            raise ConfigurationError("max_batch and an executor of one's own were given; give one of them")
         return asked
     kinds: dict[str, Any] = {"merged": functools.partial(Merged, max_batch), "one-by-one": OneByOne}
     if asked not in kinds:
         raise ConfigurationError(f"execution is {asked!r}; 'merged', 'one-by-one' or an executor is needed")
+    if process_group is not None:
+        if isinstance(process_group, str | bool | int) and process_group != "world":
+            raise ConfigurationError(f"process_group is {process_group!r}; 'world' or a process group is needed")
+        return Distributed(None if process_group == "world" else process_group, kinds[asked](), timeout)
     if devices is not None:
-        return Replicas(devices, kinds[asked])
+        return Replicas(devices, kinds[asked], timeout)
+    check_timeout(timeout)
     return kinds[asked]()
-
-
-def _fingerprint(module: Any) -> Any:
-    """Changes when weights are written to, layers exchanged, or plain settings of layers set."""
-    held = (*module.parameters(), *module.buffers())
-    weights = [(id(t), -1 if t.is_inference() else t._version) for t in held]
-    kinds = (int, float, str, dict)
-    settings = [
-        [(k, repr(v)) for k, v in vars(p).items() if isinstance(v, kinds) and k[0] != "_"] for p in module.modules()
-    ]
-    return weights, settings
 
 
 def _alone(call: Call) -> None:

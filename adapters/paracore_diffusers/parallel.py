@@ -13,6 +13,7 @@ import torch
 import paracore
 from paracore.compose import DEFAULT_SAMPLER
 from paracore.errors import CapabilityError, ConfigurationError
+from paracore.evaluators.crew import TIMEOUT
 from paracore.parts import WarmStart
 from paracore.plugins.calls import options_of
 from paracore_diffusers.callbacks import Callbacks
@@ -44,6 +45,7 @@ class PipelineRun:
         solver_time: seconds spent in the sampler.
         cause: why the scheduler is replayed, or the pipeline was run sequentially.
         merges: by network class: ``"merged"``, or why its calls are made one by one.
+        incidents: replicas that failed and whose calls were made elsewhere, in words.
         result: the sampler's own record; ``None`` for a sequential run.
     """
 
@@ -58,6 +60,7 @@ class PipelineRun:
     cause: str | None
     merges: dict[str, str]
     result: paracore.Result | None
+    incidents: tuple[str, ...] = ()
 
     @property
     def speedup(self) -> float:
@@ -111,6 +114,8 @@ class ParallelPipeline:
         Raises:
             UnsupportedPipelineError: if pipeline, scheduler or this call cannot be run in parallel; it says why.
             ConfigurationError: if it is released, or already running.
+            EvaluatorError: if no replica is left, or a rank failed or does something else than the others; it says
+                which, and ``result`` has what was accepted.
             SolveInterrupted: on Ctrl-C; the pipeline is as before.
         """
         if self._make is None:
@@ -155,6 +160,7 @@ class ParallelPipeline:
             generators=generators,
         )
         callbacks.session = session
+        before = len(getattr(self._executor, "incidents", ()))
         grad = torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
         try:
             # Writes into inference tensors cannot be noticed; without gradients the numbers are the same.
@@ -162,8 +168,12 @@ class ParallelPipeline:
                 output = pipe(*callbacks.args, **callbacks.kwargs)
         except KeyboardInterrupt as stop:
             raise session.broken_off(stop) from stop
+        except Exception as error:
+            session.failed(error)
+            raise
         session.check_ended()
-        self.last = self._record(session, time.perf_counter() - began)
+        incidents = tuple(getattr(self._executor, "incidents", ())[before:])
+        self.last = self._record(session, time.perf_counter() - began, incidents)
         return output
 
     def _sampler(self, start_from: Any) -> paracore.Sampler:
@@ -183,7 +193,7 @@ class ParallelPipeline:
         wide = trajectory.float() if trajectory.dtype in (torch.float16, torch.bfloat16) else trajectory
         return paracore.Engine(attrs.evolve(sampler.composition, initializer=WarmStart(wide)))
 
-    def _record(self, session: Session, wall: float) -> PipelineRun:
+    def _record(self, session: Session, wall: float, incidents: tuple[str, ...]) -> PipelineRun:
         result = session.result
         estimate = None if result is None or result.error_estimate is None else float(result.error_estimate.max())
         return PipelineRun(
@@ -198,14 +208,18 @@ class ParallelPipeline:
             cause=session.ready.cause,
             merges={**getattr(self._executor, "verdicts", {}), **session.calls.verdicts},
             result=result,
+            incidents=incidents,
         )
 
     def release(self) -> Any:
-        """Let go of the copies of networks, if any were made; the pipeline itself, as it always was.
+        """Let go of the copies of networks, end their threads and a process group that was made here.
 
         Returns:
-            The pipeline.
+            The pipeline itself, as it always was.
         """
+        close = getattr(self._executor, "close", None)
+        if close is not None:
+            close()
         self._make = None  # type: ignore[assignment]
         self._executor = None
         return self.pipe
@@ -223,11 +237,13 @@ def parallelize(
     pipe: Any,
     sampler: str | paracore.Sampler | None = None,
     *,
-    window: int = 8,
+    window: int | str = 8,
     tolerance: float | None = None,
     exact: bool = False,
     execution: Any = None,
     devices: Sequence[str | torch.device] | None = None,
+    process_group: Any = None,
+    timeout: float | None = TIMEOUT,
     max_batch: int | None = None,
     keep_trajectory: bool = False,
     on_unsupported: str = "raise",
@@ -238,7 +254,8 @@ def parallelize(
     Args:
         pipe: any diffusers pipeline with a scheduler and a loop over its timesteps.
         sampler: a registered sampler's name, a sampler or composition, or ``None``: the library's default.
-        window: evaluations per round (for a sampler given by name, or the default).
+        window: evaluations per round (for a sampler given by name, or the default); ``"auto"`` with devices or a
+            process group: the smallest multiple of their number that is at least 4.
         tolerance: of the sampler; ``None``: its default (1 % of the sample by the default rule).
         exact: the sequential run's bits: tolerance 0, every call made by itself, the real scheduler's ``step``. On
             accelerators that needs deterministic kernels.
@@ -246,6 +263,9 @@ def parallelize(
             ``"one-by-one"`` (the default with ``exact``), or an object with ``run`` (see
             :class:`~paracore_diffusers.execution.Executor`).
         devices: copy the networks there and share the calls out; with ``execution="one-by-one"`` bits are kept.
+        process_group: share the calls out over ranks, each of which has its own pipeline and calls it with the same
+            arguments: a process group of torch, or ``"world"`` for all ranks (of ``torchrun``).
+        timeout: seconds that a device may take for its share, or that a rank waits for the others; ``None``: for ever.
         max_batch: most samples in one network call.
         keep_trajectory: keep all accepted latents in ``last.trajectory``.
         on_unsupported: ``"raise"``, or ``"sequential"``: run the pipeline as it is, and warn why.
@@ -271,11 +291,19 @@ def parallelize(
     if tolerance is not None:
         given["tolerance"] = tolerance
 
-    def make() -> paracore.Sampler:
-        return _sampler(sampler, window, given)
+    if window == "auto" and devices is None and process_group is None:
+        raise ConfigurationError(
+            "window='auto' follows the number of devices or ranks; give devices=[...] or process_group=..., or a number"
+        )
+    _sampler(sampler, 4 if window == "auto" else window, given)  # refuse bad options now
+    executor = executor_from(
+        execution or ("one-by-one" if exact else "merged"), devices, max_batch, process_group, timeout
+    )
+    width = window_for(executor.workers) if window == "auto" else window
 
-    make()  # refuse bad options now
-    executor = executor_from(execution or ("one-by-one" if exact else "merged"), devices, max_batch)
+    def make() -> paracore.Sampler:
+        return _sampler(sampler, width, given)
+
     return ParallelPipeline(
         pipe,
         make,
@@ -286,7 +314,12 @@ def parallelize(
     )
 
 
-def _sampler(sampler: str | paracore.Sampler | None, window: int, options: dict[str, Any]) -> paracore.Sampler:
+def window_for(workers: int) -> int:
+    """The smallest multiple of the number of workers that is at least 4: even shares, and enough rows to gain from."""
+    return -(-4 // workers) * workers
+
+
+def _sampler(sampler: str | paracore.Sampler | None, window: int | str, options: dict[str, Any]) -> paracore.Sampler:
     if isinstance(sampler, str) or sampler is None:
         name = DEFAULT_SAMPLER if sampler is None else sampler
         factory = paracore.registry.find("sampler", name.partition("(")[0].strip()).factory

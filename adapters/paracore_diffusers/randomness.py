@@ -12,6 +12,9 @@ __all__ = ["DRAWS", "Randomness"]
 
 DRAWS = "the pipeline draws random numbers inside its loop, beside its scheduler; that is not supported"
 
+REPLICAS = "paracore-"
+"""How the names of the replicas' threads begin."""
+
 
 class Randomness:
     """The random states that a loop must leave alone: torch's global one of the CPU, and the generators of the call."""
@@ -54,6 +57,7 @@ class Randomness:
 
 
 def _other_threads() -> bool:
-    """Whether threads beside this one and tqdm's run."""
+    """Whether threads beside this one, the replicas' and tqdm's run."""
     own = threading.current_thread()
-    return any(t is not own and type(t).__name__ != "TMonitor" for t in threading.enumerate())
+    others = [t for t in threading.enumerate() if t is not own and not t.name.startswith(REPLICAS)]
+    return any(type(t).__name__ != "TMonitor" for t in others)

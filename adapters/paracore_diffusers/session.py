@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from paracore import Outputs, Request, Result, Sampler
-from paracore.errors import DenoiserError, SolveInterrupted
+from paracore.errors import DenoiserError, EvaluatorError, SolveInterrupted
 from paracore.schemes.table import compute_dtype
 from paracore_diffusers.calls import Call
 from paracore_diffusers.errors import UnsupportedPipelineError
@@ -287,6 +287,10 @@ class Session:
         sampler = self.sampler
         state = sampler.start(problem, trajectory=self.trajectory)
         self.calls.keep_first()
+        begin = getattr(self.executor, "begin", None)
+        if begin is not None:
+            drawn = [] if ready.noise is None else ready.noise.plain()["generators"]
+            f0 = begin(x0, f0, [*(g.get_state() for g in self.generators), *drawn], self.total)
         first_round, check_at = True, 2
         try:
             while (request := sampler.request(state)) is not None:
@@ -328,11 +332,20 @@ class Session:
         self.result = result
         self.seconds += time.perf_counter() - began
         self.random.drew()
+        if (ended := getattr(self.executor, "ended", None)) is not None:
+            ended(result.sample)
         last = int(result.front.min())
         if self.stop_at is not None and last > self.stop_at + 1 and result.trajectory is not None:
             last = self.stop_at + 1
             return ready.lent(last, result.trajectory[last].clone(), x0)
         return ready.lent(last, result.sample.clone(), x0)  # the caller keeps the result, the pipeline may write
+
+    def failed(self, error: Exception) -> None:
+        """The call raised: other ranks, if there are any, are told; what was accepted goes with the error."""
+        if isinstance(error, EvaluatorError) and self._now is not None and not self._finished:
+            error.result, error.state = self.sampler.result(self._now), self._now
+        if not self._finished and (ended := getattr(self.executor, "ended", None)) is not None:
+            ended(None, error)
 
     def broken_off(self, stop: KeyboardInterrupt) -> KeyboardInterrupt:
         """Ctrl-C as the library reports it, with what was accepted so far; as it is if nothing was begun."""
@@ -344,7 +357,8 @@ class Session:
     def _evaluate(self, todo: Mapping[int, torch.Tensor]) -> Generator[Any, torch.Tensor, dict[int, torch.Tensor]]:
         answers: dict[int, torch.Tensor] = {}
         calls = self.calls
-        if self.executor.inline or calls.dependent or len(todo) == 1:
+        always = getattr(self.executor, "always", False)
+        if self.executor.inline or calls.dependent or (len(todo) == 1 and not always):
             calls.mode = "inline"
             for node, state in todo.items():
                 answers[node] = yield node, state

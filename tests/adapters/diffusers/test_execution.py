@@ -227,4 +227,4 @@ def test_errors_in_a_replica_reach_the_caller():
             raise KeyError("no")
 
     with pytest.raises(KeyError, match="no"):
-        Replicas(["cpu", "cpu"]).run([Call(Broken(), (torch.ones(1, 2),), {}, 0, 0)], [])
+        Replicas(["cpu", "cpu"], OneByOne).run([Call(Broken(), (torch.ones(1, 2),), {}, 0, 0)], [])
