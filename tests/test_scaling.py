@@ -169,3 +169,7 @@ def test_a_trial(report, device, tmp_path):
     assert [r["rows"] for r in data["calls"]["rows"]] == [1, 2, 4]
     assert len(report.sections(data)) == 6
     assert report.PENDING not in "".join(report.texts(data, device).values())
+
+    again = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=60, env=environment)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert json.loads(out.read_text()) == data  # what is complete is not measured again
