@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import torch
 
-from paracore.errors import CapabilityError, ConfigurationError
+from paracore.errors import CapabilityError, ConfigurationError, EvaluatorError
 from paracore.problem import Problem
 from paracore.request import Evaluator, Outputs, Request
 from paracore.result import Result
@@ -60,7 +60,8 @@ def fit_window(
     the curve is what the choice rests on.
 
     Args:
-        evaluator: called about ``4 log2(largest)`` times; these calls are not part of any result.
+        evaluator: called about ``4 log2(largest)`` times; these calls are not part of any result. Over several ranks
+            all take the first one's measurements.
         problem: its shapes count, not its numbers.
         sampler: name of the sampler; those without a curve of their own take Picard's.
         largest: no window beyond this is tried.
@@ -70,12 +71,15 @@ def fit_window(
         ConfigurationError: if not even one row per sample can be evaluated.
     """
     curve, steps = _FEWER.get(sampler, _FEWER["picard"]), problem.scheme.steps
+    agreed = getattr(evaluator, "broadcast", lambda value: value)  # over several ranks: what the first one measured
     seconds, predicted = dict[int, float](), dict[int, float]()
     limit, window = "", 1
     while not limit:
         try:
-            spent = _time(evaluator, _request(problem, window), repeats)
-        except (MemoryError, torch.OutOfMemoryError) as error:
+            spent = float(agreed(_time(evaluator, _request(problem, window), repeats)))
+        except (MemoryError, torch.OutOfMemoryError, EvaluatorError) as error:
+            if isinstance(error, EvaluatorError) and "OutOfMemoryError" not in str(error):  # how a rank says it
+                raise
             if window == 1:
                 raise ConfigurationError(f"one row per sample does not fit into memory: {error}") from error
             limit = f"a round of window {window} does not fit into memory"
@@ -88,7 +92,7 @@ def fit_window(
             limit = f"the largest window is {min(largest, steps)}"
         elif window > 4 * best:
             limit = f"windows above {best} are slower"
-        elif not _room(problem, window):
+        elif not agreed(_room(problem, window)):
             limit = f"{_WINDOWS_KEPT} windows of {window} states would fill half of the free memory"
     return WindowFit(min(predicted, key=predicted.__getitem__), seconds, predicted, limit)
 
@@ -111,13 +115,11 @@ class AutoWindow(Sampler):
         return self.make(4).needs
 
     def fitted(self, problem: Problem, evaluator: Evaluator) -> Sampler:
-        """The preset with the window of :func:`fit_window`; over several ranks the first one's choice."""
+        """The preset with the window of :func:`fit_window`."""
         missing = self.needs - frozenset(evaluator.capabilities)
         if missing:
             raise CapabilityError(f"{self.name!r} needs {', '.join(sorted(missing))}, which the evaluator lacks")
-        window = fit_window(evaluator, problem, sampler=self.name).window
-        broadcast = getattr(evaluator, "broadcast", None)
-        return self.make(int(window if broadcast is None else broadcast(window)))
+        return self.make(fit_window(evaluator, problem, sampler=self.name).window)
 
     def start(self, problem: Problem, *, trajectory: bool = False, trace: bool = False, preview: bool = False) -> Any:
         """Refused: there is no evaluator here."""
