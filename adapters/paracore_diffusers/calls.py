@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import torch
 
-__all__ = ["Call", "mapped", "plain", "rebuilt", "signature", "stand_in", "tensors"]
+__all__ = ["Call", "mapped", "plain", "rebuilt", "same", "signature", "stand_in", "tensors"]
 
 
 @attrs.define(eq=False)
@@ -92,6 +92,23 @@ def signature(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return (type(value).__name__, tuple(signature(v) for v in value))
     return type(value).__name__
+
+
+def same(value: Any, known: Any) -> bool:
+    """Whether a value has the structure, the numbers and the words of another; other objects need the same type."""
+    if value is known:
+        return True
+    if isinstance(value, torch.Tensor):
+        if not isinstance(known, torch.Tensor) or value.dtype != known.dtype or value.device != known.device:
+            return False
+        return torch.equal(value, known)
+    if type(value) is not type(known):
+        return False
+    if isinstance(value, Mapping):
+        return list(value) == list(known) and all(same(v, known[k]) for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return len(value) == len(known) and all(map(same, value, known))
+    return not isinstance(value, int | float | str) or value == known
 
 
 def mapped(value: Any, function: Callable[[torch.Tensor], Any]) -> Any:

@@ -25,6 +25,8 @@ CLOSE = 1e-3, 0.05
 SEED = "give every rank the same seed (generator=torch.Generator().manual_seed(...))"
 SAME = "all ranks must call the same pipeline with the same arguments, on the same kind of hardware"
 
+WEIGHTS = "all ranks must call the same pipeline with the same prompts, guidance and weights"
+
 
 class Distributed:
     """Makes this rank's share of the calls of each round, and gathers the answers of all ranks.
@@ -111,7 +113,7 @@ class Distributed:
             failure = error
         numbers = [len(todo), _digest([_asked(c) for c in todo]), self._far, pickled, len(payload)]
         found = self._exchange(f"round {self._round}", CALLS, numbers, failure, shares)
-        self._compare(found, 4, "has another first network output", f"{SAME}: prompts, guidance and weights, too")
+        self._compare(found, 4, "has another first network output", WEIGHTS)
         self._compare(found, 2, f"asks for another number of network calls in round {self._round}", SAME, count=True)
         self._compare(found, 3, f"asks for other network calls (shapes, nodes) in round {self._round}", SAME)
         home = next((t.device for c in todo for t in tensors((c.args, c.kwargs))), payload.device)
@@ -132,6 +134,7 @@ class Distributed:
             found = self._exchange("the end", END, [checksum([] if latents is None else [latents])])
             self._compare(found, 2, "ends with other latents", SAME)
         elif not isinstance(failure, EvaluatorError):
+            failure.add_note(f"paracore: raised on {self._ranks.name(self.rank)}; the other ranks are told")
             with suppress(EvaluatorError):
                 self._exchange("a failure", END, [], failure)
 

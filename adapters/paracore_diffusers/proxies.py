@@ -217,6 +217,7 @@ class NetworkProxy:
     def __init__(self, module: Any, driver: LoopDriver) -> None:
         object.__setattr__(self, "_paracore_module", module)
         object.__setattr__(self, "_paracore_driver", driver)
+        object.__setattr__(self, "_paracore_dtype", None)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._paracore_driver.on_call(self._paracore_module, args, kwargs)
@@ -225,6 +226,15 @@ class NetworkProxy:
     def forward(self) -> Any:
         """A call without hooks, inside the loop served like one with them."""
         return self if self._paracore_driver.inside else self._paracore_module.forward
+
+    @property
+    def dtype(self) -> Any:
+        """The network's, asked once per loop: it goes through all its parameters to find it."""
+        if not self._paracore_driver.inside:
+            return self._paracore_module.dtype
+        if self._paracore_dtype is None:
+            object.__setattr__(self, "_paracore_dtype", self._paracore_module.dtype)
+        return self._paracore_dtype
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:

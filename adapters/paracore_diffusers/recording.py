@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import torch
 
-from paracore_diffusers.calls import Call, mapped, plain, stand_in, tensors
+from paracore_diffusers.calls import Call, mapped, same, stand_in
 from paracore_diffusers.errors import UnsupportedPipelineError
 
 __all__ = ["REMEMBERS", "Recording"]
@@ -84,10 +84,8 @@ class Recording:
         if self.mode == "replay":
             known = self.visit[self._at] if self._at < len(self.visit) else None
             self._at += 1
-            if known is not None:
-                again = Call(module, args, kwargs, known.ordinal, known.node)
-                if again.key == known.key and _same(again, known):
-                    return mapped(known.result, torch.clone) if self._checking else known.result
+            if known is not None and module is known.module and same((args, kwargs), (known.args, known.kwargs)):
+                return mapped(known.result, torch.clone) if self._checking else known.result
             self._differs(module)
             self._at = len(self.visit)  # the rest of this iteration is made here too
         self.made += 1
@@ -125,12 +123,3 @@ class Recording:
             raise UnsupportedPipelineError(REMEMBERS.format(what="network input", much=""))
         self.dependent = True
         self.verdicts[type(module).__name__] = "one by one: its input depends on answers in the same iteration"
-
-
-def _same(again: Call, known: Call) -> bool:
-    """Whether a replayed call has the arguments that were recorded (tensors of one object are not compared)."""
-    pairs = zip(tensors((again.args, again.kwargs)), tensors((known.args, known.kwargs)), strict=True)
-    if not all(a is b or torch.equal(a, b) for a, b in pairs):
-        return False
-    others = zip(plain((again.args, again.kwargs)), plain((known.args, known.kwargs)), strict=True)
-    return all(a is b or not isinstance(a, int | float | str) or a == b for a, b in others)
