@@ -86,13 +86,13 @@ def main(family: Family, arguments: Sequence[str] | None = None) -> Report:
     return compare(report, pipe, options, call, output, family.fps) if options.compare else report
 
 
-def parse(family: Family, arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse(family: Family, arguments: Sequence[str] | None, window: int | str = 8) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=f"{family.pipeline}, parallel in time.")
     add = parser.add_argument
     add("model", nargs="?", default=family.repository, help="repository or folder (default: %(default)s)")
     add("--prompt", default=family.prompt)
     add("--steps", type=int, help=f"sequential steps to reproduce (default: {family.steps}; {TINY_STEPS} with --tiny)")
-    add("--window", type=int, default=8, help="steps worked on at once (default: %(default)s)")
+    add("--window", type=width, default=window, help="steps worked on at once (default: %(default)s)")
     add("--sampler", help="name of a composition (default: paracore's own)")
     add("--tolerance", type=float, help="largest error allowed; smaller takes more rounds")
     add("--exact", action="store_true", help="bit for bit what the pipeline alone gives")
@@ -108,6 +108,11 @@ def parse(family: Family, arguments: Sequence[str] | None) -> argparse.Namespace
         suffix = ".png" if family.fps is None else ".gif" if options.tiny else ".mp4"
         options.out = Path(family.name + suffix)
     return options
+
+
+def width(text: str) -> int | str:
+    """Of a window: a number, or ``auto`` on several ranks."""
+    return text if text == "auto" else int(text)
 
 
 def load(family: Family, options: argparse.Namespace) -> tuple[Any, dict[str, Any]]:

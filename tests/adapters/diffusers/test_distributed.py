@@ -211,6 +211,6 @@ def test_the_example_under_torchrun(tmp_path):
         env=environment,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "2 ranks, window 4" in done.stdout
-    assert "difference to the sequential run: 0" in done.stdout
+    assert "2 ranks: " in done.stdout
+    assert done.stdout.rstrip().endswith("differs from it by 0")
     assert (tmp_path / "out.png").stat().st_size > 0
