@@ -91,7 +91,7 @@ class Distributed:
         sizes = [size, *(0,) * (self.workers - 1)]
         first = self._ranks.gather(mine.to(self._ranks.place(f0.device)), sizes, "the first output")[0]
         theirs = first.view(f0.dtype).reshape(f0.shape).to(f0.device)
-        apart = float((f0.double() - theirs.double()).norm() / theirs.double().norm().clamp_min(1e-300))
+        apart = float((f0.float() - theirs.float()).norm() / theirs.float().norm().clamp_min(1e-30))
         self._far = int(not apart <= CLOSE[f0.element_size() < 4])  # said with the first round
         return theirs
 
@@ -151,9 +151,11 @@ class Distributed:
         shares: Sequence[Sequence[Call]] = (),
     ) -> list[list[int]]:
         numbers = [*numbers, *[0] * (5 - len(numbers))]
-        found = self._ranks.exchange(
-            what, [doing, self._round, *numbers], failure, lambda rank: words(shares[rank]) if shares else ""
-        )
+
+        def where(rank: int, theirs: Sequence[int]) -> str:
+            return words(shares[rank]) if shares and theirs[0] == CALLS else ""
+
+        found = self._ranks.exchange(what, [doing, self._round, *numbers], failure, where)
         for rank, row in enumerate(found):
             if row[:2] != found[0][:2]:
                 raise EvaluatorError(

@@ -166,12 +166,12 @@ class ParallelPipeline:
             # Writes into inference tensors cannot be noticed; without gradients the numbers are the same.
             with installed(pipe, session), torch.inference_mode(False), torch.set_grad_enabled(grad):
                 output = pipe(*callbacks.args, **callbacks.kwargs)
+            session.check_ended()
         except KeyboardInterrupt as stop:
             raise session.broken_off(stop) from stop
         except Exception as error:
             session.failed(error)
             raise
-        session.check_ended()
         incidents = tuple(getattr(self._executor, "incidents", ())[before:])
         self.last = self._record(session, time.perf_counter() - began, incidents)
         return output

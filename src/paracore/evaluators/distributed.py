@@ -165,7 +165,7 @@ class Distributed:
             f"request {self._request}",
             [self._request, len(request), digest, about, checksum, calls],
             failure,
-            lambda rank: rows_of(shares[rank]) if len(shares[rank]) else "",
+            lambda rank, _: rows_of(shares[rank]) if len(shares[rank]) else "",
         )
         self._compare(found)
         return sum(row[5] for row in found)

@@ -22,7 +22,7 @@ WIDTH = 8
 """Numbers in one exchange."""
 
 
-def _nowhere(rank: int) -> str:
+def _nowhere(rank: int, numbers: Sequence[int]) -> str:
     return ""
 
 
@@ -73,7 +73,7 @@ class Ranks:
         what: str,
         numbers: Sequence[int],
         failure: BaseException | None = None,
-        where: Callable[[int], str] = _nowhere,
+        where: Callable[[int, Sequence[int]], str] = _nowhere,
     ) -> list[list[int]]:
         """Report, and look at what the others report: one small all-gather on the CPU.
 
@@ -81,7 +81,7 @@ class Ranks:
             what: that is going on, for messages.
             numbers: at most eight.
             failure: of this rank's share.
-            where: a rank's share in words, for messages.
+            where: the share in words of a rank that fails, from its number and its numbers.
 
         Returns:
             The numbers of each rank.
@@ -98,7 +98,7 @@ class Ranks:
         for rank, row in enumerate(found):
             if row[0]:
                 said = bytes(rows[rank, size:].tolist()).rstrip(b"\0").decode(errors="replace")
-                there = where(rank)
+                there = where(rank, row[1:])
                 error = EvaluatorError(f"{self.name(rank)}{', ' if there else ''}{there}: {said}")
                 if failure is not None and rank == self.rank:
                     raise error from failure

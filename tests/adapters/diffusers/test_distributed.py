@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 from adapters.diffusers import fakes, zoo
-from adapters.diffusers.ranks import WORLD, same
+from adapters.diffusers.ranks import LOOPS, REFUSED, WORLD, same
 from paracore.errors import ConfigurationError
 from paracore_diffusers import parallelize
 from paracore_diffusers.calls import Call
@@ -25,7 +26,7 @@ from paracore_diffusers.packing import packed, unpacked
 
 SCRIPT = Path(__file__).with_name("ranks.py")
 EXAMPLE = Path(__file__).parents[3] / "examples" / "diffusers" / "ranks.py"
-CASES = ("quick", "shares", "failing", "disagreeing", "odd", "killed", "hanging")
+CASES = ("quick", "shares", "failing", "disagreeing", "odd", "loops", "killed", "hanging")
 
 
 def launched(folder: Path, *cases: str) -> Path:
@@ -108,7 +109,17 @@ def test_a_rank_whose_network_raises_is_named_everywhere(ran):
 )
 def test_ranks_that_differ_are_named(ran, how, said):
     for found in told(ran, "disagreeing"):
-        assert __import__("re").search(said, found[how]), found[how]
+        assert re.search(said, found[how]), found[how]
+
+
+def test_every_way_of_a_loop_on_two_ranks(ran):
+    records = told(ran, "loops")
+    for found in records:
+        assert [found[name] for name in LOOPS] == [True] * len(LOOPS)
+        assert all(found[name].startswith("UnsupportedPipelineError") for name in REFUSED)
+        assert re.match("EvaluatorError: rank 1 has ended its loop after round . when rank 0 is in", found["interrupt"])
+    left = "UnsupportedPipelineError: the pipeline left its loop before its end; nothing was run in parallel"
+    assert [found["alone"] for found in records] == [f"EvaluatorError: rank 1: {left}", left]
 
 
 def test_answers_of_any_form(ran):
@@ -116,7 +127,7 @@ def test_answers_of_any_form(ran):
         assert found["same"] == [True] * 20
 
 
-@pytest.mark.parametrize(("case", "limit", "said"), [("killed", 10, "died"), ("hanging", 10, "within 2 s")])
+@pytest.mark.parametrize(("case", "limit", "said"), [("killed", 10, "died"), ("hanging", 10, "within 1 s")])
 def test_a_lost_rank_ends_the_others(ran, case, limit, said):
     assert outcome(ran, case)["codes"] == [0, -signal.SIGKILL]
     left = json.loads((ran / f"{case}-0.json").read_text())
