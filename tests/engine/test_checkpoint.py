@@ -111,21 +111,27 @@ def test_solve_saves_every_so_often_and_the_last_save_resumes(tmp_path):
     with pytest.raises(ConfigurationError, match="checkpoint_every is 0"):
         paracore.solve(sampler, case.problem, case.evaluator(), checkpoint=path, checkpoint_every=0)
 
+    class PowerCut(BaseException):
+        """Nothing can be done any more."""
+
     class Dies:
         capabilities = frozenset()
-        left = 4
+
+        def __init__(self, cause):
+            self.cause, self.left = cause, 4
 
         def evaluate(self, request):
             self.left -= 1
             if self.left < 0:
-                raise RuntimeError("power cut")
+                raise self.cause
             return case.evaluator().evaluate(request)
 
-    with pytest.raises(RuntimeError, match="power cut"):
-        paracore.solve(sampler, case.problem, Dies(), checkpoint=path, checkpoint_every=3)
-    state = sampler.restore(case.problem, paracore.load_checkpoint(path))
-    assert state.total_rounds == 3
-    same(paracore.solve(sampler, case.problem, case.evaluator(), state=state), unbroken)
+    for cause, rounds in ((PowerCut(), 3), (RuntimeError("the network fails"), 4)):  # an evaluator's failure is saved
+        with pytest.raises(type(cause)):
+            paracore.solve(sampler, case.problem, Dies(cause), checkpoint=path, checkpoint_every=3)
+        state = sampler.restore(case.problem, paracore.load_checkpoint(path))
+        assert state.total_rounds == rounds
+        same(paracore.solve(sampler, case.problem, case.evaluator(), state=state), unbroken)
     assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import attrs
@@ -12,6 +13,9 @@ from paracore.request import Denoiser, Outputs, Request, Rows
 
 __all__ = ["Batched", "batched"]
 
+_FORWARD_MODE = threading.Lock()
+"""torch keeps the levels of forward-mode derivatives per process, not per thread: two at once give wrong numbers."""
+
 
 @attrs.frozen
 class Batched:
@@ -21,7 +25,7 @@ class Batched:
         denoiser: any callable ``denoiser(x, t, rows)`` (see :class:`~paracore.Denoiser`).
         max_batch: most rows in one network call; ``None`` is no limit. With 1 a row's bits do not depend on the
             request, so that tolerance 0 gives the sequential sampler's bits.
-        jvp: answer tangents, through ``torch.func.jvp``.
+        jvp: answer tangents, through ``torch.func.jvp``, of which a process makes one at a time.
     """
 
     denoiser: Denoiser
@@ -71,7 +75,8 @@ class Batched:
         rows = Rows(node=request.nodes[part].to(x.device), sample=request.samples[part].to(x.device))
         jvp: torch.Tensor | None = None
         if request.tangents is not None:
-            pair: Any = torch.func.jvp(lambda s: self.denoiser(s, t, rows), (x,), (request.tangents[part],))
+            with _FORWARD_MODE:
+                pair: Any = torch.func.jvp(lambda s: self.denoiser(s, t, rows), (x,), (request.tangents[part],))
             value, jvp = pair
         else:
             value = self.denoiser(x, t, rows)

@@ -36,7 +36,7 @@ class Devices(Pool):
         devices: such as ``["cuda:0", "cuda:1"]``, or ``["cpu", "cpu"]``; ``None``: every CUDA device, else the CPU.
         replicas: denoisers of one's own, one per device, instead of copies.
         max_batch: most rows in one network call.
-        jvp: answer tangents.
+        jvp: answer tangents; these calls are made one at a time, since torch's forward mode is not per thread.
         timeout: seconds for one share; ``None``: for ever.
 
     Raises:
