@@ -31,6 +31,8 @@ WORLD = 2
 LIMIT = 120.0
 """Seconds for a case."""
 RANK = 0
+MADE: dict[str, zoo.Example] = {}
+"""Pipelines of several cases, built once before ranks are forked."""
 
 
 def everyone(value):
@@ -44,8 +46,10 @@ def shared(pipe, sampler="picard", **options):
     return parallelize(pipe, sampler, process_group="world", **{"timeout": 60.0, "window": 4, **options})
 
 
-def network_of(pipe):
-    return pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+def example(name):
+    if name not in MADE:
+        MADE[name] = zoo.ZOO[name]()
+    return MADE[name]
 
 
 def count_calls(module):
@@ -62,7 +66,7 @@ def pipelines(*names, steps=4):
     told = {}
     for name in names:
         for half in (False, True):
-            made = zoo.ZOO[name]()
+            made = example(name)
             if half and not made.supports_bf16:
                 continue
             made = zoo.in_bfloat16(made) if half else made
@@ -93,7 +97,7 @@ def many():
 
 def shares():
     """Calls are made once in all; only the first, from which the others follow, is made everywhere."""
-    made = zoo.ZOO["flux"]()
+    made = example("flux")
     calls, fast = count_calls(made.pipe.transformer), shared(made.pipe, exact=True)
     zoo.run(made, 9, 3, through=fast)
     return {"mine": len(calls), "all": sum(everyone(len(calls))), "said": fast.last.network_calls}
@@ -116,7 +120,7 @@ def loops():
         told[name] = raised(lambda fast=fast: fast(8, generator=torch.Generator().manual_seed(0)))
     pipe = fakes.made(fakes.BreaksEarly if RANK else fakes.Plain)
     told["alone"] = raised(lambda: shared(pipe, timeout=10.0)(8, generator=torch.Generator().manual_seed(0)))
-    made = zoo.ZOO["flux"]()
+    made = example("flux")
 
     def callback(own, step, time, tensors):
         own._interrupt = RANK == WORLD - 1 and step >= 2
@@ -182,7 +186,7 @@ def failing():
 def disagreeing():
     """Ranks that differ are named, everywhere, and before anything is gathered."""
     other = RANK == WORLD - 1
-    made, noisy = zoo.ZOO["sd"](), zoo.ZOO["sd_euler_ancestral"]()
+    made, noisy = example("sd"), example("sd_euler_ancestral")
     fast, stochastic = shared(made.pipe, exact=True), shared(noisy.pipe, exact=True)
     latents = zoo.noise(1, 4, 8, 8)
     embeds = made.call["prompt_embeds"]
@@ -310,7 +314,7 @@ def main(folder: Path, cases: list[str]) -> None:
     torch.set_num_threads(1)
     with zoo.quiet():
         for name in ("flux", "sd", "wan22", "sd_euler_ancestral"):
-            zoo.ZOO[name]()  # what is imported lazily, once for all ranks
+            example(name)
     for case in cases:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
