@@ -30,17 +30,15 @@ _SHARES = (
 )
 _WIDE_SHARES = ErrorTarget(row=17.0, total=6.0, coherence=0.5, trust=0.6, growth=0.75)
 """Shares of the target by window (the first bound above it): chosen on digits, N = 50, guidance 4 (docs)."""
-_TIGHT, _TIGHTEST = 0.01, 5.0
-"""Below a target of 1 % obtained errors shrink faster than the error target assumes: shares grow by a power of
-``0.01 / tolerance``, which counts as at most 5."""
+_TIGHT, _MOST = 0.01, 1.9
+"""Below a target of 1 % obtained errors shrink faster than the target: shares grow with it, up to 1.9 at 0.2 %."""
 
 
 def _shares(window: int, tolerance: float) -> ErrorTarget:
     shares = next((rule for bound, rule in _SHARES if window < bound), _WIDE_SHARES)
-    if not 0 < tolerance < _TIGHT:
+    if window < 4 or not 0 < tolerance < _TIGHT:  # below 4, errors of interpolated rows lead: shares do not see them
         return shares
-    power = 0.1 if window < 4 else 0.5  # below 4, errors of interpolated rows lead: shares do not see them
-    more = min(_TIGHT / tolerance, _TIGHTEST) ** power
+    more = min((_TIGHT / tolerance) ** 0.4, _MOST)
     return attrs.evolve(shares, row=shares.row * more, total=shares.total * more)
 
 

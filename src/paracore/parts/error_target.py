@@ -39,8 +39,8 @@ _COHERENT = 8
 averages out, and the target is scaled by ``(8 / window)^coherence``, below window 8 by no higher power than 0.5."""
 
 _APART = 0.5
-_TIGHT, _CAUTION, _LEAST = 0.01, 0.25, 0.64
-"""Targets below 1 % are worked to as ``e (e / 0.01)^0.25``, at least ``0.64 e``: errors obtained shrink more slowly
+_TIGHT, _CAUTION, _LEAST = 0.01, 0.15, 0.75
+"""Targets below 1 % are worked to as ``e (e / 0.01)^0.15``, at least ``0.75 e``: errors obtained shrink more slowly
 than the target."""
 
 _UNSEEN = 4.0
@@ -87,7 +87,7 @@ class ErrorTarget(StoppingRule):
 
     growth: float = attrs.field(default=0.65, validator=number(0.0))
     row: float = attrs.field(default=8.5, validator=number(0.0))
-    total: float = attrs.field(default=2.48, validator=number(0.0))
+    total: float = attrs.field(default=2.55, validator=number(0.0))
     coherence: float = attrs.field(default=1.0, validator=number(0.0))
     trust: float = attrs.field(default=1.0, validator=number(0.0, 1.0))
 
