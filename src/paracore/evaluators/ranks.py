@@ -90,16 +90,19 @@ class Ranks:
             EvaluatorError: if a rank died, did not answer in time, or reports a failure.
         """
         head = torch.tensor([failure is not None, *numbers, *[0] * (WIDTH - len(numbers))])
-        text = b"" if failure is None else f"{type(failure).__name__}: {failure}".encode()[:TEXT]
-        mine = torch.cat([head.view(torch.uint8), torch.tensor(list(text.ljust(TEXT, b"\0")), dtype=torch.uint8)])
+        said = torch.zeros(TEXT, dtype=torch.uint8)
+        if failure is not None:
+            text = f"{type(failure).__name__}: {failure}".encode()[:TEXT]
+            said[: len(text)] = torch.tensor(list(text), dtype=torch.uint8)
+        mine = torch.cat([head.view(torch.uint8), said])
         rows = self._all_gather(mine, what, self._control)
         size = head.numel() * 8
         found = rows[:, :size].contiguous().view(torch.int64).tolist()
         for rank, row in enumerate(found):
             if row[0]:
-                said = bytes(rows[rank, size:].tolist()).rstrip(b"\0").decode(errors="replace")
+                words = bytes(rows[rank, size:].tolist()).rstrip(b"\0").decode(errors="replace")
                 there = where(rank, row[1:])
-                error = EvaluatorError(f"{self.name(rank)}{', ' if there else ''}{there}: {said}")
+                error = EvaluatorError(f"{self.name(rank)}{', ' if there else ''}{there}: {words}")
                 if failure is not None and rank == self.rank:
                     raise error from failure
                 raise error
@@ -116,8 +119,11 @@ class Ranks:
         Raises:
             EvaluatorError: if a rank died or did not answer in time.
         """
-        padded = torch.zeros(max(-(-max(sizes) // 16), 1) * 16, dtype=torch.uint8, device=mine.device)
-        padded[: len(mine)] = mine
+        size = max(-(-max(sizes) // 16), 1) * 16
+        padded = mine
+        if len(mine) < size:
+            padded = torch.zeros(size, dtype=torch.uint8, device=mine.device)
+            padded[: len(mine)] = mine
         everyone = self._all_gather(padded, what, self._data)
         return [row[:size] for row, size in zip(everyone, sizes, strict=True)]
 
