@@ -77,7 +77,8 @@ class Evaluator(Protocol):
     """Answers requests. ``capabilities`` is a set of names; ``"jvp"`` means that tangents are answered.
 
     Optional: ``begin(problem) -> Problem`` is called once before a solve starts (an evaluator over several processes
-    makes them agree on the problem there), and ``close()`` ends workers.
+    makes them agree on the problem there), ``broadcast(data)`` gives all of these processes the first one's plain data,
+    ``main`` says whether this one writes files, and ``close()`` ends workers.
     """
 
     @property

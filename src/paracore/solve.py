@@ -121,7 +121,7 @@ def solve(
             try:
                 outputs = evaluator.evaluate(request)
             except Exception as error:
-                _broken_off(sampler, state, checkpoint, error, began, network)
+                _broken_off(sampler, state, checkpoint, error, _timed(sampler.result(state), began, network, incidents))
                 raise
             network += time.perf_counter() - called
             incidents.extend(outputs.incidents)
@@ -181,8 +181,7 @@ def _broken_off(
     state: Any,
     path: str | os.PathLike[str] | None,
     error: Exception,
-    began: float,
-    network: float,
+    result: Result,
 ) -> None:
     """The evaluator failed: save what there is, and hand it over with the error."""
     saved = False
@@ -193,8 +192,7 @@ def _broken_off(
         except OSError as full:
             error.add_note(f"the checkpoint {os.fspath(path)!r} could not be written: {full.strerror or full}")
     if isinstance(error, EvaluatorError):
-        result = error.result = _timed(sampler.result(state), began, network, ())
-        error.state = state
+        error.result, error.state = result, state
         where = f"state saved to {os.fspath(path)!r}" if saved and path is not None else "go on from the error's .state"
         error.args = (f"{error} (after {result.total_rounds} rounds, node {result.front.tolist()}; {where})",)
 

@@ -229,6 +229,26 @@ def test_numbers_that_are_not_finite_everywhere_are_the_networks():
         assert network.calls == 2
 
 
+def test_one_samples_own_overflow_hides_no_workers_fault(tmp_path):
+    """What was found out about a sample counts for that sample alone."""
+
+    class Both(Failing):
+        def __deepcopy__(self, memo):
+            return Both(self.marker, self.when, self.how)
+
+        def __call__(self, x, t, rows):
+            value = super().__call__(x, t, rows)
+            value[rows.sample == 1] = float("inf")
+            return value
+
+    with devices(Both(tmp_path / "once", 12, "nan"), [CPU, CPU]) as evaluator:
+        for _ in range(6):
+            assert evaluator.evaluate(every_sample(1)).incidents == ()
+        incidents = [text for _ in range(12) for text in evaluator.evaluate(every_sample(0)).incidents]
+        assert len(incidents) == 1
+        assert "returned numbers that are not finite" in incidents[0]
+
+
 def every_sample(sample):
     request = make_request(4)
     return paracore.Request(request.nodes, torch.full((4,), sample), request.states, request.times)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -33,13 +36,22 @@ class Clocked:
 ONE = problem(batch=1, steps=40)
 
 
-@pytest.mark.parametrize("sampler", ["ropa", "picard", "somebody-elses"])
-def test_rows_that_cost_nothing_more_take_the_largest_window(monkeypatch, sampler):
+@pytest.mark.parametrize(("sampler", "window"), [("ropa", 16), ("picard", 8), ("somebody-elses", 8)])
+def test_rows_that_cost_nothing_more_take_the_window_with_the_fewest_rounds(monkeypatch, sampler, window):
     fit = fit_window(Clocked(monkeypatch, lambda rows: 1.0), ONE, sampler=sampler, largest=16)
-    assert fit.window == 16
+    assert fit.window == window
     assert fit.limit == "the largest window is 16"
     assert fit.seconds == {1: 1.0, 2: 1.0, 4: 1.0, 8: 1.0, 16: 1.0}
     assert fit.predicted[2] < fit.predicted[1] == 1.0
+
+
+def test_the_curves_are_the_measured_ones():
+    rows = json.loads((Path(__file__).parents[2] / "benchmarks" / "results" / "digits.json").read_text())["rows"]
+    for sampler, curve in fitting._FEWER.items():
+        found = {r["window"]: r["speedup"] for r in rows if r["sampler"].partition("(")[0] == sampler}
+        assert {w: s for w, s in curve.items() if w > 1} == {
+            w: pytest.approx(found[w], abs=0.01) for w in (2, 4, 8, 16)
+        }
 
 
 def test_rows_that_cost_in_full_take_the_window_with_the_fewest_evaluations(monkeypatch):

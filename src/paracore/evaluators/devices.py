@@ -11,7 +11,8 @@ import torch
 
 from paracore.errors import ConfigurationError
 from paracore.evaluators.batched import Batched
-from paracore.evaluators.pool import TIMEOUT, Event, Pool
+from paracore.evaluators.crew import TIMEOUT, Event
+from paracore.evaluators.pool import Pool
 from paracore.evaluators.sharding import moved
 from paracore.evaluators.threads import DeviceThreads
 from paracore.request import Denoiser, Outputs, Request

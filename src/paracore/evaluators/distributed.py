@@ -13,8 +13,9 @@ from paracore.checkpoint import from_plain, to_plain
 from paracore.errors import ConfigurationError, EvaluatorError
 from paracore.evaluators.batched import Batched
 from paracore.evaluators.crew import TIMEOUT
+from paracore.evaluators.doubts import Doubts
 from paracore.evaluators.ranks import Ranks
-from paracore.evaluators.sharding import even_shares, nonfinite_rows, rows_of, subrequest
+from paracore.evaluators.sharding import even_shares, rows_of, subrequest
 from paracore.problem import Problem
 from paracore.request import Denoiser, Outputs, Request
 
@@ -61,6 +62,7 @@ class Distributed:
         self._ranks = Ranks(group, timeout)
         self.rank, self.world = self._ranks.rank, self._ranks.world
         self._check_every = check_every
+        self._doubts = Doubts()
         self._request = 0
         self._checksum: tuple[int, torch.Tensor] | None = None
         self._broken = ""
@@ -87,6 +89,7 @@ class Distributed:
         self._agree(
             "problem", f"x0 {tuple(x0.shape)} {x0.dtype}, {problem.scheme!r}, {len(states)} generators, {given is None}"
         )
+        self._doubts.clear()
         received = self.broadcast({"x0": x0.detach().cpu(), "generators": states})
         copies = [torch.Generator(device=g.device) for g in generators]
         for generator, state in zip(copies, received["generators"], strict=True):
@@ -115,8 +118,9 @@ class Distributed:
         if self._request == 1:
             self._exchange(request, shares, None, None)
         outputs = self._gathered(request, shares)
-        bad = nonfinite_rows(outputs.values)
-        return outputs if not len(bad) or self.world == 1 else self._again(request, shares, outputs, bad)
+        if self.world > 1 and len(bad := self._doubts.rows(request, outputs)):
+            outputs = self._again(request, shares, outputs, bad)
+        return outputs
 
     # -- one round --------------------------------------------------------------------------------------------------
 
@@ -193,24 +197,14 @@ class Distributed:
         doubted = [share[torch.isin(share, bad)] for share in shares]
         turned = [doubted[(rank - 1) % self.world] for rank in range(self.world)]
         again = self._gathered(request, turned)
-        order = torch.cat(turned)
-        finite = torch.isfinite(again.values.flatten(1)).all(dim=1)
-        good = order[finite.cpu()]
-        calls = outputs.calls + again.calls
-        if not len(good):
-            return attrs.evolve(outputs, calls=calls)
-        values, jvps = outputs.values.clone(), outputs.jvps
-        values[good.to(values.device)] = again.values[finite]
-        if jvps is not None and again.jvps is not None:
-            jvps = jvps.clone()
-            jvps[good.to(values.device)] = again.jvps[finite]
+        outputs, good = self._doubts.settle(request, outputs, torch.cat(turned), again)
         incidents = tuple(
             f"{self._ranks.name(rank)} returned numbers that are not finite for {rows_of(rows)}, the next rank did "
             "not: taken from there"
             for rank, share in enumerate(shares)
             if len(rows := share[torch.isin(share, good)])
         )
-        return Outputs(values, jvps, calls, incidents)
+        return attrs.evolve(outputs, incidents=incidents)
 
     # -- the others -------------------------------------------------------------------------------------------------
 

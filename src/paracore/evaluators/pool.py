@@ -8,14 +8,13 @@ import attrs
 import torch
 
 from paracore.errors import ConfigurationError
-from paracore.evaluators.crew import TIMEOUT, Crew, Event, Job, WorkerLost, check_timeout
-from paracore.evaluators.sharding import assemble, even_shares, nonfinite_rows, rows_of, subrequest
+from paracore.evaluators.crew import Crew, Job, WorkerLost
+from paracore.evaluators.doubts import Doubts
+from paracore.evaluators.sharding import assemble, even_shares, rows_of, subrequest
+from paracore.problem import Problem
 from paracore.request import Outputs, Request
 
-__all__ = ["TIMEOUT", "Event", "Pool", "WorkerLost", "check_timeout"]
-
-_DOUBTS = 3
-"""How often numbers that are not finite are asked for again, if the other worker confirms them."""
+__all__ = ["Pool"]
 
 
 class Pool(Crew[Request, Outputs]):
@@ -33,12 +32,17 @@ class Pool(Crew[Request, Outputs]):
 
     def __init__(self, workers: int, timeout: float | None) -> None:
         super().__init__(workers, timeout)
-        self._doubts = 0
+        self._doubts = Doubts()
 
     @property
     @abc.abstractmethod
     def capabilities(self) -> frozenset[str]:
         """``{"jvp"}`` if tangents are answered."""
+
+    def begin(self, problem: Problem) -> Problem:
+        """Another solve begins; nothing is changed about its problem."""
+        self._doubts.clear()
+        return problem
 
     def evaluate(self, request: Request) -> Outputs:
         """Evaluate all rows on the workers.
@@ -57,8 +61,7 @@ class Pool(Crew[Request, Outputs]):
         jobs = [_job(request, i, rows) for i, rows in enumerate(shares)]
         answers, owners = self._answers(jobs, incidents)
         outputs = assemble(request, shares, answers)
-        bad = nonfinite_rows(outputs.values)
-        if len(bad) and self.alive > 1 and self._doubts < _DOUBTS:
+        if self.alive > 1 and len(bad := self._doubts.rows(request, outputs)):
             outputs = self._again(request, outputs, bad, shares, owners, incidents)
         return attrs.evolve(outputs, incidents=(*outputs.incidents, *incidents))
 
@@ -77,26 +80,15 @@ class Pool(Crew[Request, Outputs]):
         doubted = [(rows, owner) for rows, owner in doubted if len(rows)]
         jobs = [_job(request, i, rows, {owner: suspicion}) for i, (rows, owner) in enumerate(doubted)]
         answers, _ = self._answers(jobs, incidents)
-        values, jvps = outputs.values.clone(), outputs.jvps
-        jvps = None if jvps is None else jvps.clone()
-        blamed = False
-        for (rows, owner), answer in zip(doubted, answers, strict=True):
-            finite = torch.isfinite(answer.values.flatten(1)).all(dim=1)
-            good = rows[finite.cpu()]
-            if not len(good):
-                continue
-            blamed = True
-            place = good.to(values.device)
-            values[place] = answer.values[finite]
-            if jvps is not None and answer.jvps is not None:
-                jvps[place] = answer.jvps[finite]
-            incidents.append(
-                f"{self.describe(owner)} returned numbers that are not finite for {rows_of(good)}, another worker did "
-                "not: taken from there"
-            )
-        self._doubts += not blamed
-        calls = outputs.calls + sum(answer.calls for answer in answers)
-        return attrs.evolve(outputs, values=values, jvps=jvps, calls=calls)
+        again = assemble(subrequest(request, bad), [torch.searchsorted(bad, rows) for rows, _ in doubted], answers)
+        outputs, good = self._doubts.settle(request, outputs, bad, again)
+        for rows, owner in doubted:
+            if len(own := rows[torch.isin(rows, good)]):
+                incidents.append(
+                    f"{self.describe(owner)} returned numbers that are not finite for {rows_of(own)}, another worker "
+                    "did not: taken from there"
+                )
+        return outputs
 
 
 def _job(

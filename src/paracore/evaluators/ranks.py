@@ -22,6 +22,9 @@ WIDTH = 8
 """Numbers in one exchange."""
 
 
+_CLOSED = "this was closed; make a new one"
+
+
 def _nowhere(rank: int, numbers: Sequence[int]) -> str:
     return ""
 
@@ -57,7 +60,7 @@ class Ranks:
         wait = timedelta(seconds=timeout) if timeout is not None else timedelta(days=365)
         self._control = dist.new_group(self._everywhere, backend="gloo", timeout=wait, use_local_synchronization=True)
         self._nccl = "nccl" in str(dist.get_backend(group))
-        self._data = group if self._nccl else self._control
+        self._group = group
 
     def name(self, rank: int) -> str:
         """A rank of the group in words."""
@@ -65,8 +68,8 @@ class Ranks:
         return f"rank {rank}" if everywhere == rank else f"rank {rank} of the group (rank {everywhere} of all)"
 
     def place(self, home: torch.device) -> torch.device:
-        """Where :meth:`gather` takes bytes from: ``home`` with NCCL, else the CPU."""
-        return home if self._nccl else torch.device("cpu")
+        """Where :meth:`gather` takes bytes from: ``home`` for CUDA with NCCL, else the CPU."""
+        return home if self._nccl and home.type == "cuda" else torch.device("cpu")
 
     def exchange(
         self,
@@ -124,7 +127,7 @@ class Ranks:
         if len(mine) < size:
             padded = torch.zeros(size, dtype=torch.uint8, device=mine.device)
             padded[: len(mine)] = mine
-        everyone = self._all_gather(padded, what, self._data)
+        everyone = self._all_gather(padded, what, self._group if mine.is_cuda else self._control)
         return [row[:size] for row, size in zip(everyone, sizes, strict=True)]
 
     def gather_object(self, mine: Any, what: str) -> list[Any]:
@@ -171,10 +174,10 @@ class Ranks:
             raise EvaluatorError(self.broken) from error
 
     def close(self) -> None:
-        """End the process group, if it was made here."""
-        if self._own and dist.is_initialized():
-            dist.destroy_process_group()
-            self._own = False
+        """End the process group, if it was made here, else what was added to it. A second call does nothing."""
+        if self.broken != _CLOSED and dist.is_initialized():
+            dist.destroy_process_group(None if self._own else self._control)
+        self.broken = _CLOSED
 
 
 def checksum(tensors: Iterable[torch.Tensor]) -> int:

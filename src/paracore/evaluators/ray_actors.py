@@ -12,7 +12,8 @@ import torch
 
 from paracore.errors import ConfigurationError, EvaluatorError
 from paracore.evaluators.batched import Batched
-from paracore.evaluators.pool import TIMEOUT, Event, Pool, WorkerLost
+from paracore.evaluators.crew import TIMEOUT, Event, WorkerLost
+from paracore.evaluators.pool import Pool
 from paracore.request import Denoiser, Outputs, Request
 
 __all__ = ["RayActors", "ray"]
@@ -57,8 +58,12 @@ class RayActors(Pool):
         max_restarts: int = 3,
     ) -> None:
         Batched(denoiser, max_batch, jvp)  # its checks
-        if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
-            raise ConfigurationError(f"workers is {workers!r}; an integer of at least 1, or None, is needed")
+        for name, least, value in (("workers", 1, workers), ("threads", 1, threads), ("max_restarts", 0, max_restarts)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise ConfigurationError(f"{name} is {value!r}; an integer of at least {least} is needed")
+        for name, share in (("gpus", gpus), ("cpus", cpus)):
+            if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < float("inf"):
+                raise ConfigurationError(f"{name} is {share!r}; a number of at least 0 is needed")
         self._ray = _import()
         self._own = _connect(self._ray, address or os.environ.get("RAY_ADDRESS"), workers, gpus, cpus)
         count = workers or _fitting(self._ray, gpus, cpus)
@@ -71,12 +76,12 @@ class RayActors(Pool):
             raise ConfigurationError(
                 f"the denoiser {type(denoiser).__name__} cannot be sent to Ray actors ({error}); make it picklable"
             ) from error
-        settings = (max_batch, jvp, threads or torch.get_num_threads())
+        settings = (max_batch, jvp, threads or torch.get_num_threads(), "cuda" if gpus else "cpu")
         actor: Any = self._ray.remote(_Replica)
         actor = actor.options(num_gpus=gpus, num_cpus=cpus)
         self._make: Callable[[], Any] = lambda: actor.remote(self._denoiser, *settings)
         self._restarts = max_restarts
-        self._pending: dict[Any, tuple[int, int]] = {}
+        self._pending: dict[Any, tuple[int, int, torch.device]] = {}
         self._actors = [self._make() for _ in range(count)]
         self._started()
 
@@ -114,8 +119,7 @@ class RayActors(Pool):
             _packed(work.states),
             None if work.tangents is None else _packed(work.tangents),
         )
-        self._pending[reference] = (worker, ticket)
-        self._home = work.states.device
+        self._pending[reference] = (worker, ticket, work.states.device)
 
     def _wait(self, seconds: float | None) -> Sequence[Event]:
         if not self._pending:
@@ -124,11 +128,11 @@ class RayActors(Pool):
         ready, _ = self._ray.wait(list(self._pending), num_returns=1, timeout=seconds)
         found = []
         for reference in ready:
-            worker, ticket = self._pending.pop(reference)
-            found.append(Event(worker, ticket, self._answer(reference)))
+            worker, ticket, home = self._pending.pop(reference)
+            found.append(Event(worker, ticket, self._answer(reference, home)))
         return found
 
-    def _answer(self, reference: Any) -> Outputs | BaseException:
+    def _answer(self, reference: Any, home: torch.device) -> Outputs | BaseException:
         errors = self._ray.exceptions
         try:
             values, jvps, calls = self._ray.get(reference)
@@ -139,8 +143,7 @@ class RayActors(Pool):
             return cause if isinstance(cause, Exception) else error
         except errors.RayError as error:
             return WorkerLost(f"cannot be reached ({_first_line(error)})")
-        back = None if jvps is None else _unpacked(jvps).to(self._home)
-        return Outputs(_unpacked(values).to(self._home), back, calls)
+        return Outputs(_unpacked(values).to(home), None if jvps is None else _unpacked(jvps).to(home), calls)
 
     def _retire(self, worker: int) -> bool:
         self._pending = {r: w for r, w in self._pending.items() if w[0] != worker}
@@ -193,9 +196,9 @@ Packed = tuple[str, tuple[int, ...], Any]
 class _Replica:
     """What runs in an actor."""
 
-    def __init__(self, denoiser: Any, max_batch: int | None, jvp: bool, threads: int) -> None:
+    def __init__(self, denoiser: Any, max_batch: int | None, jvp: bool, threads: int, device: str) -> None:
         torch.set_num_threads(threads)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device(device)
         if callable(getattr(denoiser, "to", None)):
             denoiser = denoiser.to(self._device)
         self._evaluator = Batched(denoiser, max_batch, jvp)
