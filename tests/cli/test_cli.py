@@ -183,7 +183,7 @@ BAD = [
     ((*SAMPLE, "--resume", "nowhere.pt"), "nowhere.pt: No such file"),
     ((*SAMPLE, "--checkpoint", "x.pt", "--checkpoint-every", "0"), "checkpoint_every is 0"),
     ((*SAMPLE, "--evaluator", "devices(devices=[])"), "at least one device is needed"),
-    ((*SAMPLE, "--evaluator", "devices(devices=['cuda:77'])"), "'cuda:77', which cannot be used"),
+    ((*SAMPLE, "--evaluator", "devices(devices=['cuda:77'])"), "device 'cuda:77' cannot be used"),
     ((*SAMPLE, "--evaluator", "distributed"), "start with torchrun"),
     ((*SAMPLE, "--evaluator", "ray(workers=0)"), "workers is 0"),
     ((*SAMPLE, "--evaluator", "devices(workers=2)"), "has no option 'workers'"),

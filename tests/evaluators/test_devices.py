@@ -302,8 +302,8 @@ def test_interrupted_and_used_again():
     [
         ({"devices": []}, "at least one device"),
         ({"devices": "cpu"}, "at least one device"),
-        ({"devices": ["cuda:99"]}, "'cuda:99', which cannot be used"),
-        ({"devices": ["tpu"]}, "'tpu', which cannot be used"),
+        ({"devices": ["cuda:99"]}, "device 'cuda:99' cannot be used"),
+        ({"devices": ["tpu"]}, "device 'tpu' cannot be used"),
         ({"devices": [CPU], "timeout": 0}, "timeout is 0"),
         ({"devices": [CPU], "timeout": "soon"}, "timeout is 'soon'"),
         ({"devices": [CPU], "max_batch": 0}, "max_batch is 0"),

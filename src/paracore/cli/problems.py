@@ -12,6 +12,7 @@ import torch
 from paracore.cli.catalogue import make_scheme
 from paracore.compose import DEFAULT_SAMPLER, compose, sampler
 from paracore.errors import ConfigurationError, PluginError
+from paracore.evaluators.devices import usable_device
 from paracore.model import Model
 from paracore.plugins import Entry, registry
 from paracore.plugins.calls import options_of, parse_call
@@ -219,9 +220,4 @@ def close(evaluator: Evaluator) -> None:
 def _device(name: str) -> torch.device:
     if name == "cuda" and "LOCAL_RANK" in os.environ:  # under torchrun: each process its own
         name = f"cuda:{os.environ['LOCAL_RANK']}"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # what torch raises: unknown, not built, meta
-        raise ConfigurationError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return device
+    return usable_device(name)

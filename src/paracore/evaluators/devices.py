@@ -17,7 +17,7 @@ from paracore.evaluators.sharding import moved
 from paracore.evaluators.threads import DeviceThreads
 from paracore.request import Denoiser, Outputs, Request
 
-__all__ = ["Devices", "devices", "places_of", "replica"]
+__all__ = ["Devices", "devices", "places_of", "usable_device"]
 
 
 class Devices(Pool):
@@ -130,26 +130,35 @@ def places_of(given: Sequence[str | torch.device] | None) -> list[torch.device]:
         raise ConfigurationError(f"devices is {given!r}; a list of at least one device is needed, like ['cpu', 'cpu']")
     places = []
     for name in given:
-        try:
-            place = torch.device(name)
-            if place.type == "cuda" and place.index is None:
-                place = torch.device("cuda", torch.cuda.current_device())
-            torch.zeros(1, device=place)
-        except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-            first = str(error).splitlines()[0]
-            raise ConfigurationError(f"devices names {name!r}, which cannot be used: {first}") from error
+        place = usable_device(name)
+        if place.type == "cuda" and place.index is None:
+            place = torch.device("cuda", torch.cuda.current_device())
         places.append(place)
     return places
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """A device by name, tried.
+
+    Raises:
+        ConfigurationError: if it is none, or cannot be used here.
+    """
+    try:
+        place = torch.device(name)
+        torch.zeros(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # unknown, not built, meta, no name
+        raise ConfigurationError(f"device {str(name)!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return place
 
 
 def _replicas(denoiser: Denoiser, places: list[torch.device]) -> list[Denoiser]:
     """The denoiser itself for the first device if it is there already, copies for the others."""
     own = _device_of(denoiser)
     first = own is None or own == places[0]
-    return [denoiser if first and i == 0 else replica(denoiser, place) for i, place in enumerate(places)]
+    return [denoiser if first and i == 0 else _replica(denoiser, place) for i, place in enumerate(places)]
 
 
-def replica(denoiser: Denoiser, place: torch.device) -> Denoiser:
+def _replica(denoiser: Denoiser, place: torch.device) -> Denoiser:
     """A copy on a device.
 
     Raises:

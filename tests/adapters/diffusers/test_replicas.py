@@ -204,5 +204,5 @@ def test_a_loop_that_draws_is_refused_with_replicas_too():
 
 
 def test_devices_that_cannot_be_used():
-    with pytest.raises(ConfigurationError, match="'tpu', which cannot be used"):
+    with pytest.raises(ConfigurationError, match="device 'tpu' cannot be used"):
         replicas(pipeline(), devices=["cpu", "tpu"])
