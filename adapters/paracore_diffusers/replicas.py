@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 
-from paracore.evaluators.crew import TIMEOUT, Crew, Event, Job
+from paracore.evaluators.crew import TIMEOUT, Crew, Job
 from paracore.evaluators.devices import places_of
-from paracore.evaluators.threads import DeviceThreads
+from paracore.evaluators.threads import DeviceThreads, OnThreads
 from paracore_diffusers.calls import Call, mapped, tensors
 from paracore_diffusers.sharing import shares_of, words
 
 __all__ = ["Replicas"]
 
 
-class Replicas(Crew[list[Call], list[Any]]):
+class Replicas(OnThreads, Crew[list[Call], list[Any]]):
     """Copies of the networks on several devices, each making its share of the calls.
 
     Only the networks that the loop calls are copied, text encoders and decoder stay where they are. Worker threads take
@@ -92,15 +92,8 @@ class Replicas(Crew[list[Call], list[Any]]):
         home = next((t.device for c in work for t in tensors((c.args, c.kwargs))), self.devices[worker])
         self._threads.submit(worker, ticket, lambda: self._share(worker, work, known, checks), home, tensors)
 
-    def _wait(self, seconds: float | None) -> Sequence[Event]:
-        return self._threads.wait(seconds)
-
-    def _retire(self, worker: int) -> bool:
-        self._threads.retire(worker)
-        return False
-
     def _stop(self) -> None:
-        self._threads.stop()
+        super()._stop()
         self._copies.clear()
 
     @torch.no_grad()

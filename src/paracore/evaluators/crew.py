@@ -13,7 +13,7 @@ import attrs
 
 from paracore.errors import ConfigurationError, DenoiserError, EvaluatorError
 
-__all__ = ["TIMEOUT", "Crew", "Event", "Job", "WorkerLost", "check_timeout"]
+__all__ = ["TIMEOUT", "Closing", "Crew", "Event", "Job", "WorkerLost", "check_timeout"]
 
 TIMEOUT = 600.0
 """Seconds after which a worker that does not answer is given up."""
@@ -52,7 +52,23 @@ class Job(Generic[Work]):
     failed: dict[int, BaseException] = attrs.field(factory=dict)
 
 
-class Crew(abc.ABC, Generic[Work, Answer]):
+class Closing(abc.ABC):
+    """Ends with a ``with`` block."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """End it. A second call does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Crew(Closing, Generic[Work, Answer]):
     """Hands jobs out to workers and survives workers that fail.
 
     A job on which a worker raised is given to another: if that one succeeds the first is given up, if all raise it is
@@ -219,14 +235,6 @@ class Crew(abc.ABC, Generic[Work, Answer]):
         if not self._closed:
             self._closed = True
             self._stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def check_timeout(timeout: Any) -> None:

@@ -11,16 +11,16 @@ import torch
 
 from paracore.errors import ConfigurationError
 from paracore.evaluators.batched import Batched
-from paracore.evaluators.crew import TIMEOUT, Event
+from paracore.evaluators.crew import TIMEOUT
 from paracore.evaluators.pool import Pool
 from paracore.evaluators.sharding import moved
-from paracore.evaluators.threads import DeviceThreads
+from paracore.evaluators.threads import DeviceThreads, OnThreads
 from paracore.request import Denoiser, Outputs, Request
 
 __all__ = ["Devices", "devices", "places_of", "usable_device"]
 
 
-class Devices(Pool):
+class Devices(OnThreads, Pool):
     """Evaluates a request's rows on several devices at once, each with its own replica of the denoiser.
 
     States move to a device once per round and outputs back once. On CUDA each replica has its own stream, so that
@@ -82,28 +82,9 @@ class Devices(Pool):
 
         self._threads.submit(worker, ticket, answer, home, _tensors)
 
-    def _wait(self, seconds: float | None) -> Sequence[Event]:
-        return self._threads.wait(seconds)
 
-    def _retire(self, worker: int) -> bool:
-        self._threads.retire(worker)
-        return False
-
-    def _stop(self) -> None:
-        self._threads.stop()
-
-
-def devices(
-    denoiser: Denoiser,
-    devices: Sequence[str | torch.device] | None = None,
-    *,
-    replicas: Sequence[Denoiser] | None = None,
-    max_batch: int | None = None,
-    jvp: bool = False,
-    timeout: float | None = TIMEOUT,
-) -> Devices:
-    """An evaluator on several devices of this process; see :class:`Devices`."""
-    return Devices(denoiser, devices, replicas=replicas, max_batch=max_batch, jvp=jvp, timeout=timeout)
+devices = Devices
+"""An evaluator on several devices of this process."""
 
 
 def _back(outputs: Outputs, home: torch.device) -> Outputs:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import attrs
 import torch
@@ -12,7 +11,7 @@ import torch
 from paracore.checkpoint import from_plain, to_plain
 from paracore.errors import ConfigurationError, EvaluatorError
 from paracore.evaluators.batched import Batched
-from paracore.evaluators.crew import TIMEOUT
+from paracore.evaluators.crew import TIMEOUT, Closing
 from paracore.evaluators.doubts import Doubts
 from paracore.evaluators.ranks import Ranks
 from paracore.evaluators.sharding import even_shares, rows_of, subrequest
@@ -22,7 +21,7 @@ from paracore.request import Denoiser, Outputs, Request
 __all__ = ["Distributed", "distributed"]
 
 
-class Distributed:
+class Distributed(Closing):
     """Evaluates a rank's share of each request and gathers the outputs of all ranks (SPMD).
 
     Every rank builds the same sampler and calls :func:`paracore.solve` with its own ``Distributed``: :meth:`begin`
@@ -220,26 +219,9 @@ class Distributed:
         """End the process group, if it was made here."""
         self._ranks.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def distributed(
-    denoiser: Denoiser,
-    group: Any = None,
-    *,
-    max_batch: int | None = None,
-    jvp: bool = False,
-    timeout: float | None = TIMEOUT,
-    check_every: int = 8,
-) -> Distributed:
-    """An evaluator over the ranks of a process group; see :class:`Distributed`."""
-    return Distributed(denoiser, group, max_batch=max_batch, jvp=jvp, timeout=timeout, check_every=check_every)
+distributed = Distributed
+"""An evaluator over the ranks of a process group."""
 
 
 def _check_like(values: torch.Tensor, request: Request, rows: int) -> None:

@@ -161,33 +161,8 @@ class RayActors(Pool):
             self._ray.shutdown()
 
 
-def ray(
-    denoiser: Denoiser,
-    workers: int | None = None,
-    *,
-    address: str | None = None,
-    gpus: float = 0,
-    cpus: float = 1,
-    threads: int | None = None,
-    max_batch: int | None = None,
-    jvp: bool = False,
-    timeout: float | None = TIMEOUT,
-    max_restarts: int = 3,
-) -> RayActors:
-    """An evaluator on Ray actors; see :class:`RayActors`."""
-    return RayActors(
-        denoiser,
-        workers,
-        address=address,
-        gpus=gpus,
-        cpus=cpus,
-        threads=threads,
-        max_batch=max_batch,
-        jvp=jvp,
-        timeout=timeout,
-        max_restarts=max_restarts,
-    )
-
+ray = RayActors
+"""An evaluator on Ray actors."""
 
 Packed = tuple[str, tuple[int, ...], Any]
 """dtype, shape and bytes of a tensor: Ray passes numpy arrays on without copies, and numpy knows no bfloat16."""

@@ -14,7 +14,7 @@ import torch
 
 from paracore.evaluators.crew import Event
 
-__all__ = ["DeviceThreads", "Surroundings"]
+__all__ = ["DeviceThreads", "OnThreads", "Surroundings"]
 
 
 @attrs.frozen(eq=False)
@@ -52,6 +52,22 @@ class Surroundings:
                 stack.enter_context(torch.autocast(kind, dtype=dtype))
             stack.enter_context(torch.inference_mode(self.inference))
             yield
+
+
+class OnThreads:
+    """A crew (mixed into it) whose workers are threads. A thread that was given up is not replaced."""
+
+    _threads: DeviceThreads
+
+    def _wait(self, seconds: float | None) -> Sequence[Event]:
+        return self._threads.wait(seconds)
+
+    def _retire(self, worker: int) -> bool:
+        self._threads.retire(worker)
+        return False
+
+    def _stop(self) -> None:
+        self._threads.stop()
 
 
 @attrs.frozen(eq=False)
