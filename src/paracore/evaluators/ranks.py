@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,7 +25,35 @@ WIDTH = 8
 """Numbers in one exchange."""
 
 
+_MOMENT = 0.05
 _CLOSED = "this was closed; make a new one"
+
+
+_CONTROLS: dict[tuple[tuple[int, ...], timedelta], tuple[Any, Any]] = {}
+"""By ranks and timeout: all ranks, as they were then, and the gloo group for exchanges. One serves all that share work
+out over these ranks; torch finds no free name for a second one after the first was destroyed."""
+
+
+def _control_group(ranks: Sequence[int], timeout: timedelta) -> Any:
+    key = tuple(ranks), timeout
+    world, known = _CONTROLS.get(key, (None, None))
+    if world is not dist.group.WORLD:  # none yet, or of a process group that has ended
+        known = dist.new_group(list(ranks), backend="gloo", timeout=timeout, use_local_synchronization=True)
+        _CONTROLS[key] = dist.group.WORLD, known
+    return known
+
+
+@functools.cache
+def _settle_at_exit() -> None:
+    """gloo's thread may be the last to let go of the tensors of an exchange. It needs the interpreter for that, and
+    aborts the process if that has ended in the meantime: it is given a moment to finish before that."""
+    atexit.register(time.sleep, _MOMENT)
+
+
+def _destroy() -> None:
+    _CONTROLS.clear()
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _nowhere(rank: int, numbers: Sequence[int]) -> str:
@@ -58,9 +89,10 @@ class Ranks:
         self._everywhere = dist.get_process_group_ranks(group)
         self._seconds = timeout
         wait = timedelta(seconds=timeout) if timeout is not None else timedelta(days=365)
-        self._control = dist.new_group(self._everywhere, backend="gloo", timeout=wait, use_local_synchronization=True)
+        self._control = _control_group(self._everywhere, wait)
         self._nccl = "nccl" in str(dist.get_backend(group))
         self._group = group
+        _settle_at_exit()
 
     def name(self, rank: int) -> str:
         """A rank of the group in words."""
@@ -174,9 +206,9 @@ class Ranks:
             raise EvaluatorError(self.broken) from error
 
     def close(self) -> None:
-        """End the process group, if it was made here, else what was added to it. A second call does nothing."""
-        if self.broken != _CLOSED and dist.is_initialized():
-            dist.destroy_process_group(None if self._own else self._control)
+        """End the process group, if it was made here. A second call does nothing."""
+        if self._own and self.broken != _CLOSED:
+            _destroy()
         self.broken = _CLOSED
 
 
@@ -213,4 +245,5 @@ def _initialised(timeout: float | None) -> bool:
     except RuntimeError as error:
         first = str(error).splitlines()[0]
         raise EvaluatorError(f"the process group cannot be made: {first}") from error
+    atexit.register(_destroy)
     return True
