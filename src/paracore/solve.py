@@ -93,7 +93,7 @@ def solve(
         raise_on_failure: raise if any sample failed; else look at ``result.status``.
         state: go on from this state (``sampler.restore(problem, load_checkpoint(path))``).
         checkpoint: file to save the state to, whole or not at all: after every ``checkpoint_every`` rounds, and when
-            the evaluator fails.
+            the evaluator fails or Ctrl-C is pressed.
         checkpoint_every: rounds between two saves.
 
     Raises:
@@ -136,9 +136,10 @@ def solve(
                 _tell(observers, state, rows, before, problem, time.perf_counter() - began)
     except KeyboardInterrupt as stop:
         result = _timed(sampler.result(state), began, network, incidents)
+        saved = _saved(sampler, state, checkpoint, stop)
         raise SolveInterrupted(
             f"interrupted after {result.total_rounds} rounds; accepted up to node {result.front.tolist()} "
-            f"of {result.steps}",
+            f"of {result.steps}{saved}",
             result,
             state,
         ) from stop
@@ -184,17 +185,22 @@ def _broken_off(
     result: Result,
 ) -> None:
     """The evaluator failed: save what there is, and hand it over with the error."""
-    saved = False
-    if path is not None and _resting(state):
-        try:
-            save_checkpoint(sampler.plain(state), path)
-            saved = True
-        except OSError as full:
-            error.add_note(f"the checkpoint {os.fspath(path)!r} could not be written: {full.strerror or full}")
+    where = _saved(sampler, state, path, error) or "; go on from the error's .state"
     if isinstance(error, EvaluatorError):
         error.result, error.state = result, state
-        where = f"state saved to {os.fspath(path)!r}" if saved and path is not None else "go on from the error's .state"
-        error.args = (f"{error} (after {result.total_rounds} rounds, node {result.front.tolist()}; {where})",)
+        error.args = (f"{error} (after {result.total_rounds} rounds, node {result.front.tolist()}{where})",)
+
+
+def _saved(sampler: Sampler, state: Any, path: str | os.PathLike[str] | None, error: BaseException) -> str:
+    """Save what there is before an error goes on, if asked for. Where, for its message."""
+    if path is None or not _resting(state):
+        return ""
+    try:
+        save_checkpoint(sampler.plain(state), path)
+    except OSError as full:
+        error.add_note(f"the checkpoint {os.fspath(path)!r} could not be written: {full.strerror or full}")
+        return ""
+    return f"; state saved to {os.fspath(path)!r}"
 
 
 def _resting(state: Any) -> bool:

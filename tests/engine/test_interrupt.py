@@ -67,6 +67,22 @@ def test_the_message_says_how_far_it_got():
         )
 
 
+def test_a_checkpoint_that_was_asked_for_is_saved(tmp_path):
+    case, path = random_case(3, kind="flow", steps=9, batch=2), tmp_path / "state.pt"
+    sampler = paracore.sampler("picard", window=3, tolerance=0)
+    unbroken = paracore.solve(sampler, case.problem, case.evaluator())
+    options = {"checkpoint": path, "checkpoint_every": 1000}
+    with pytest.raises(SolveInterrupted, match=r"interrupted after 2 rounds.*state saved to"):
+        paracore.solve(sampler, case.problem, Interrupting(case.evaluator(), 2), **options)
+    state = sampler.restore(case.problem, paracore.load_checkpoint(path))
+    assert state.total_rounds == 2
+    assert torch.equal(paracore.solve(sampler, case.problem, case.evaluator(), state=state).sample, unbroken.sample)
+    full = {"checkpoint": tmp_path / "missing" / "state.pt", "checkpoint_every": 1000}
+    with pytest.raises(SolveInterrupted, match="interrupted after 2 rounds") as caught:  # no less said for want of room
+        paracore.solve(sampler, case.problem, Interrupting(case.evaluator(), 2), **full)
+    assert "could not be written" in caught.value.__cause__.__notes__[0]
+
+
 @attrs.frozen
 class Growing(DampingPolicy):
     """A factor that grows with each review."""

@@ -95,6 +95,31 @@ def test_twenty_ranks_killed_at_random(tmp_path):
         check_killed(tmp_path / str(run), victim, after)
 
 
+@pytest.mark.slow
+def test_ctrl_c_leaves_no_process(tmp_path):
+    (tmp_path / "slow").touch()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    with subprocess.Popen(
+        [*command, str(RANKS), "killed", str(tmp_path), "-1", "0", "20"],
+        env=environment(),
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "state.pt").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(of_this(tmp_path)) >= 3
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) != 0
+    assert not list(tmp_path.glob("done-*"))
+    deadline = time.monotonic() + 10
+    while of_this(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not of_this(tmp_path)
+    task, sampler = problem(batch=4, steps=20), paracore.sampler("picard", window=4)
+    assert sampler.restore(task, paracore.load_checkpoint(tmp_path / "state.pt")).total_rounds > 0
+
+
 def free_port() -> int:
     with socket.socket() as listening:
         listening.bind(("localhost", 0))
