@@ -12,7 +12,7 @@ from paracore.compose import compose, sampler
 from paracore.composition import Composition
 from paracore.engine import Engine
 from paracore.model import Model
-from paracore.plugins import hookimpl, registry
+from paracore.plugins import Conformance, hookimpl, registry
 from paracore.problem import NoiseTape, Problem
 from paracore.request import Denoiser, Evaluator, Outputs, Request, Rows
 from paracore.result import Result, RoundTrace
@@ -34,6 +34,7 @@ from paracore.window import Round, Window
 
 __all__ = [
     "Composition",
+    "Conformance",
     "DampingPolicy",
     "Denoiser",
     "Engine",

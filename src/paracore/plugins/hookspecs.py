@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from paracore.plugins.conformance import Conformance
+
 if TYPE_CHECKING:  # the command line alone needs it
     import typer
 
-__all__ = ["HOOKS", "Citations", "Commands", "Factories", "HookSpecs", "hookimpl", "hookspec"]
+__all__ = ["HOOKS", "Citations", "Commands", "Conformances", "Factories", "HookSpecs", "hookimpl", "hookspec"]
 
 hookspec = pluggy.HookspecMarker("paracore")
 hookimpl = pluggy.HookimplMarker("paracore")
@@ -20,6 +22,9 @@ Factories = Mapping[str, Callable[..., Any]]
 
 Citations = Mapping[str, str]
 """Registered names to BibTeX entries (one or more in a string)."""
+
+Conformances = Mapping[str, Conformance]
+"""Registered names, or ``kind:name`` where two kinds have the name, to what the conformance kit must know."""
 
 Commands = Mapping[str, "typer.Typer"]
 """Kebab-case names to applications of the command line."""
@@ -71,6 +76,10 @@ class HookSpecs:
     @hookspec
     def paracore_citations(self) -> Citations:  # type: ignore[empty-body]
         """BibTeX of what the plugin registers, by the registered name; ``paracore cite`` prints it."""
+
+    @hookspec
+    def paracore_conformance(self) -> Conformances:  # type: ignore[empty-body]
+        """How the conformance kit builds what the plugin registers, and what it is known to fail, by name."""
 
     @hookspec
     def paracore_commands(self) -> Commands:  # type: ignore[empty-body]

@@ -15,6 +15,7 @@ import pluggy
 
 from paracore.errors import PluginError, UnknownNameError, suggest
 from paracore.plugins.calls import call_factory, parse_call
+from paracore.plugins.conformance import Conformance
 from paracore.plugins.hookspecs import HOOKS, HookSpecs
 
 __all__ = ["GROUP", "Broken", "Entry", "Registry", "registry"]
@@ -40,6 +41,7 @@ class Entry:
         distribution: the installed distribution it came with.
         version: that distribution's version.
         citation: BibTeX entries of its source, empty if the plugin gives none.
+        conformance: how the conformance kit builds it, and what it is known to fail.
     """
 
     kind: str
@@ -49,6 +51,7 @@ class Entry:
     distribution: str
     version: str
     citation: str = ""
+    conformance: Conformance = attrs.field(factory=Conformance, hash=False)  # it holds dicts
 
     def make(self, *args: Any, **options: Any) -> Any:
         """Call the factory; wrong options raise :class:`~paracore.errors.ConfigurationError`."""
@@ -221,7 +224,7 @@ def _collect(plugin: str, module: object, distribution: str, version: str) -> li
     try:
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        hooks = ", ".join([*HOOKS.values(), "paracore_citations"])
+        hooks = ", ".join([*HOOKS.values(), "paracore_citations", "paracore_conformance"])
         raise PluginError(f"{error}; the hooks are {hooks}") from error
     found = [
         entry
@@ -229,7 +232,7 @@ def _collect(plugin: str, module: object, distribution: str, version: str) -> li
         for answer in getattr(manager.hook, hook)()
         for entry in _entries(kind, hook, answer, plugin, distribution, version)
     ]
-    return _cited(found, manager.hook.paracore_citations())
+    return _told(_cited(found, manager.hook.paracore_citations()), manager.hook.paracore_conformance())
 
 
 def _cited(found: list[Entry], answers: Iterable[Any]) -> list[Entry]:
@@ -242,6 +245,22 @@ def _cited(found: list[Entry], answers: Iterable[Any]) -> list[Entry]:
             if name not in names:
                 raise PluginError(f"paracore_citations names {name!r}, which the plugin does not register")
         found = [attrs.evolve(e, citation=answer[e.name]) if e.name in answer else e for e in found]
+    return found
+
+
+def _told(found: list[Entry], answers: Iterable[Any]) -> list[Entry]:
+    """The entries with what the conformance kit must know."""
+    names = {name for entry in found for name in (entry.name, f"{entry.kind}:{entry.name}")}
+    for answer in answers:
+        if not isinstance(answer, Mapping) or not all(isinstance(told, Conformance) for told in answer.values()):
+            raise PluginError("paracore_conformance must return a dict of registered names and paracore.Conformance")
+        for name in answer:
+            if name not in names:
+                raise PluginError(f"paracore_conformance names {name!r}, which the plugin does not register")
+        found = [
+            attrs.evolve(e, conformance=answer.get(f"{e.kind}:{e.name}", answer.get(e.name, e.conformance)))
+            for e in found
+        ]
     return found
 
 
