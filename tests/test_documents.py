@@ -33,7 +33,7 @@ def test_the_readme_has_the_three_line_use():
 @pytest.mark.parametrize("hook", sorted(HOOKS.values()))
 def test_every_hook_is_documented_with_its_signature(hook):
     assert callable(getattr(HookSpecs, hook))
-    assert f"`{hook}()`" in (ROOT / "docs" / "plugins.md").read_text()
+    assert f"`{hook}()`" in (ROOT / "docs" / "plugins" / "README.md").read_text()
 
 
 def test_every_status_has_a_message():
