@@ -149,6 +149,29 @@ def test_a_network_that_raises_everywhere_is_raised_and_no_worker_is_given_up():
             evaluator.evaluate(make_request(2))
 
 
+def test_answers_that_come_together_with_an_error_are_not_lost(monkeypatch):
+    """An error ends the call; the other workers' answers, taken in with it, must free them all the same."""
+
+    class Broken(Smooth):
+        def __call__(self, x, t, rows):
+            raise ZeroDivisionError("no schedule")
+
+    with devices(Broken(), [CPU, CPU, CPU], timeout=5.0) as evaluator:
+        wait = evaluator._threads.wait
+
+        def together(seconds):
+            time.sleep(0.1)
+            return wait(seconds)
+
+        monkeypatch.setattr(evaluator._threads, "wait", together)
+        for _ in range(3):
+            began = time.monotonic()
+            with pytest.raises(ZeroDivisionError):
+                evaluator.evaluate(make_request(6))
+            assert time.monotonic() - began < 4
+        assert evaluator.alive == 3
+
+
 def test_a_broken_contract_is_raised_at_once_and_names_the_worker_and_its_rows():
     class Short(Smooth):
         def __call__(self, x, t, rows):

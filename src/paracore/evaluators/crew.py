@@ -88,6 +88,7 @@ class Crew(Closing, Generic[Work, Answer]):
         self._ticket = 0
         self._closed = False
         self._causes: dict[int, str] = {}
+        self._came: deque[Event] = deque()  # taken in, not looked at: an error in between must not lose them
 
     # -- what kinds of workers do -----------------------------------------------------------------------------------
 
@@ -137,7 +138,10 @@ class Crew(Closing, Generic[Work, Answer]):
             self._hand_out(waiting, given)
             if not any(self._alive):
                 raise EvaluatorError(f"no worker is left; {'; '.join(self._causes.values())}")
-            for event in self._wait(self._patience()):
+            if not self._came:
+                self._came.extend(self._wait(self._patience()))
+            while self._came:
+                event = self._came.popleft()
                 if self._running.get(event.worker, (None, 0.0))[0] != event.ticket:
                     continue  # of a worker that was given up
                 del self._running[event.worker]
