@@ -1,5 +1,6 @@
 # make demo: sets everything up, draws samples from a real network in parallel, compares.
 # make test: sets everything up, runs the default test suite.
+# make docs: sets everything up, builds the documentation site (site/index.html).
 PYTHON ?= python3
 VENV ?= .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 TESTS := $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadgroup
 INSTALL := $(PIP) install --quiet -c constraints.txt
 
-.PHONY: demo test test-slow lint wheel clean
+.PHONY: demo test test-slow lint docs wheel clean
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -23,6 +24,10 @@ $(VENV)/.test: $(VENV)/.core
 
 $(VENV)/.lint: $(VENV)/.test
 	$(INSTALL) -e '.[test,lint]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.core
+	$(INSTALL) -e '.[docs]'
 	@touch $@
 
 demo: $(VENV)/.core
@@ -43,8 +48,12 @@ lint: $(VENV)/.lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy src/paracore plugins/* adapters/*
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "The site: site/index.html"
+
 wheel: $(VENV)/.core
 	$(PIP) wheel --no-deps -w dist .
 
 clean:
-	rm -rf $(VENV) build dist demo
+	rm -rf $(VENV) build dist demo site
