@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CORE = ROOT / "src" / "paracore"
 LAYERS = [
-    {"errors", "status"},
+    {"errors", "status", "distributions"},
+    {"deprecation"},
     {"schemes"},
     {"request"},
     {"problem"},

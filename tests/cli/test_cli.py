@@ -217,7 +217,10 @@ BAD = [
     (("sample",), "Missing option '--model'"),
     (("sample", "--model", "stubb"), "unknown model 'stubb'; did you mean 'stub'?"),
     (("sample", "--model", "picard"), "'picard' is a sampler"),
-    (("sample", "--model", "liar"), "model 'liar' built dict; a paracore.Model is needed"),
+    (
+        ("sample", "--model", "liar"),
+        "model 'liar' of plugin stub-plugin (this process) built dict; a paracore.Model",
+    ),
     (("sample", "--model", "stub(trouble=much)"), "trouble is 'much'"),
     ((*COMPARE, "--samplers", "picard,,jacobi"), "empty name"),
     ((*COMPARE, "--samplers", "picard", "--window", "2,x"), "window is '2,x'"),

@@ -56,10 +56,10 @@ def test_a_plugin_cites_only_itself(registry):
         registry.register(plugin(paracore_models={"else": dict}, paracore_citations={"thing": ENTRY}), "r")
 
 
-@pytest.mark.parametrize("answer", [["thing"], "thing", {"thing": None}, {"thing": [ENTRY]}, {"thing": b"@"}, 3])
+@pytest.mark.parametrize("answer", [["thing"], "thing", {"thing": None}, {"thing": [ENTRY]}, {"thing": b"@"}, 3, None])
 def test_bad_returns(registry, answer):
     made = plugin(paracore_models={"thing": dict}, paracore_citations=answer)
-    with pytest.raises(PluginError, match="must return a dict of registered names and BibTeX strings"):
+    with pytest.raises(PluginError, match="a dict of registered names and BibTeX strings is needed"):
         registry.register(made, "p")
     assert registry.entries("model") == []
 
@@ -71,9 +71,8 @@ def test_names_that_are_not_registered(registry, name):
         registry.register(made, "p")
 
 
-@pytest.mark.parametrize("answer", [{}, None])
-def test_no_citations(registry, answer):
-    registry.register(plugin(paracore_models={"thing": dict}, paracore_citations=answer), "p")
+def test_no_citations(registry):
+    registry.register(plugin(paracore_models={"thing": dict}, paracore_citations={}), "p")
     assert registry.find("model", "thing").citation == ""
 
 

@@ -52,8 +52,8 @@ def test_a_kind_before_the_name_tells_two_apart():
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (["thing"], "must return a dict of registered names and paracore.Conformance"),
-        ({"thing": {"size": 3}}, "must return a dict of registered names and paracore.Conformance"),
+        (["thing"], "a dict of registered names and paracore.Conformance is needed"),
+        ({"thing": {"size": 3}}, "a dict of registered names and paracore.Conformance is needed"),
         ({"else": paracore.Conformance()}, "names 'else', which the plugin does not register"),
         ({"damping:thing": paracore.Conformance()}, "names 'damping:thing', which the plugin does not register"),
     ],

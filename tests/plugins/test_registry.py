@@ -31,6 +31,7 @@ class Point:
 
     def __init__(self, name: str, load: Callable[[], object], dist: str = "some-dist", version: str = "1.2") -> None:
         self.name, self.load, self.dist = name, load, Dist(dist, version)
+        self.value = f"{name}.plugin"
 
 
 def plugin(**hooks: Any) -> types.ModuleType:
@@ -46,8 +47,18 @@ def plugin(**hooks: Any) -> types.ModuleType:
     return module
 
 
+class Thing(paracore.Model):
+    """Nothing but a size."""
+
+    def __init__(self, *, size: int = 3) -> None:
+        self.size = size
+
+    def denoiser(self, scheme: Any, labels: Any = None, guidance: float = 1.0) -> Any:
+        raise NotImplementedError
+
+
 def good(name: str = "thing") -> types.ModuleType:
-    return plugin(paracore_models={name: lambda *, size=3: ("model", size)})
+    return plugin(paracore_models={name: Thing})
 
 
 @pytest.fixture
@@ -78,7 +89,7 @@ def test_a_good_plugin(installed):
     entry = registry.find("model", "thing")
     assert (entry.kind, entry.name, entry.plugin) == ("model", "thing", "mine")
     assert (entry.distribution, entry.version) == ("some-dist", "1.2")
-    assert registry.make("model", "thing(size=5)") == ("model", 5)
+    assert registry.make("model", "thing(size=5)").size == 5
     assert registry.broken == ()
     assert "look-ahead" in [e.name for e in registry.entries("residual")]
 
@@ -103,7 +114,7 @@ def test_a_broken_plugin_hides_no_other(installed, load, cause):
     assert (broken.plugin, broken.distribution, broken.version) == ("broken", "bad-dist", "0.1")
     assert cause in broken.cause
     assert "Traceback" in broken.details
-    assert registry.make("model", "thing") == ("model", 3)
+    assert registry.make("model", "thing").size == 3
     with pytest.raises(UnknownNameError, match=r"unknown model 'thign'; did you mean 'thing'\? \(broken plugins: brok"):
         registry.find("model", "thign")
 
@@ -213,11 +224,11 @@ def test_a_plugin_may_be_an_object(installed):
     class Mine:
         @hookimpl
         def paracore_models(self) -> dict[str, Any]:
-            return {"thing": dict}
+            return {"thing": Thing}
 
     registry = installed()
     registry.register(Mine(), "mine")
-    assert registry.make("model", "thing") == {}
+    assert registry.make("model", "thing").size == 3
 
 
 # -- calls --------------------------------------------------------------------------------------------------------

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
-import pluggy
 import typer
 from typer.core import TyperGroup
-from typer.main import get_group
 
 from paracore.cli.citing import cite
 from paracore.cli.comparing import compare
 from paracore.cli.failures import INTERRUPTED, fail, note, report
 from paracore.cli.listing import list_, show
-from paracore.cli.output import own_version
+from paracore.cli.mounting import plugin_commands
 from paracore.cli.sampling import sample
-from paracore.plugins.hookspecs import HookSpecs
-from paracore.plugins.registry import GROUP
+from paracore.distributions import own_version
 
 __all__ = ["app", "main"]
-
-_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 class OneLineGroup(TyperGroup):
@@ -53,7 +45,7 @@ class OneLineGroup(TyperGroup):
             return
         self._mounted = True
         owners = dict.fromkeys(self.commands, "paracore")
-        for plugin, name, command in _plugin_commands():
+        for plugin, name, command in plugin_commands():
             if name in owners:
                 note(f"the command {name!r} of plugin {plugin} is left out: {owners[name]} has one of that name")
                 continue
@@ -84,39 +76,6 @@ class OneLineGroup(TyperGroup):
         if not standalone_mode:
             return code
         sys.exit(code if isinstance(code, int) else 0)
-
-
-def _plugin_commands() -> Iterator[tuple[str, str, Any]]:
-    """``(plugin, name, command)`` of installed plugins; what cannot be used is said on stderr."""
-    disabled = {name.strip() for name in os.environ.get("PARACORE_DISABLE_PLUGINS", "").split(",")}
-    for point in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda p: p.name):
-        if point.name in disabled or "all" in disabled:
-            continue
-        try:
-            yield from [(point.name, name, made) for name, made in _commands_of(point.name, point.load())]
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # a plugin may even exit
-            note(f"commands of plugin {point.name} cannot be used: {type(error).__name__}: {error}")
-
-
-def _commands_of(plugin: str, module: object) -> list[tuple[str, Any]]:
-    manager = pluggy.PluginManager("paracore")
-    manager.add_hookspecs(HookSpecs)
-    manager.register(module, name=plugin)
-    found: list[tuple[str, Any]] = []
-    for answer in manager.hook.paracore_commands():
-        if not isinstance(answer, Mapping):
-            raise TypeError(f"paracore_commands returned {type(answer).__name__}; a dict of names and typer.Typer")
-        for name, made in answer.items():
-            if not isinstance(name, str) or not _NAME.fullmatch(name) or not isinstance(made, typer.Typer):
-                raise TypeError(
-                    f"paracore_commands registers {name!r} as {type(made).__name__}; a typer.Typer is needed"
-                )
-            command = get_group(made)
-            command.name = name
-            found.append((name, command))
-    return found
 
 
 app = typer.Typer(

@@ -7,8 +7,8 @@ import re
 from typing import Any
 
 from paracore import schemes
-from paracore.cli.output import own_version
 from paracore.composition import KINDS
+from paracore.distributions import OWN, own_version
 from paracore.errors import ConfigurationError, UnknownNameError, suggest
 from paracore.plugins import HOOKS, Entry, registry
 from paracore.plugins.calls import options_of, parse_call
@@ -47,7 +47,7 @@ def scheme_entries() -> list[Entry]:
     for name in schemes.__all__:
         builder = getattr(schemes, name)
         if inspect.isfunction(builder) and next(iter(inspect.signature(builder).parameters), "") == "steps":
-            found.append(Entry("scheme", name.replace("_", "-"), builder, "paracore", "paracore", own_version()))
+            found.append(Entry("scheme", name.replace("_", "-"), builder, "paracore", OWN, own_version()))
     return sorted(found, key=lambda entry: entry.name)
 
 
@@ -66,9 +66,8 @@ def find(name: str, kinds: tuple[str, ...]) -> list[Entry]:
     there = entries(kinds)
     found = [entry for entry in there if entry.name == name]
     if not found:
-        broken = f" (broken plugins: {', '.join(b.plugin for b in registry.broken)})" if registry.broken else ""
         what = kinds[0] if len(kinds) == 1 else "name"
-        raise UnknownNameError(f"unknown {what} {name!r}; {suggest(name, {e.name for e in there})}{broken}")
+        raise UnknownNameError(f"unknown {what} {name!r}; {suggest(name, {e.name for e in there})}{registry.remark()}")
     return [e if e.kind == "scheme" else registry.find(e.kind, e.name) for e in found]
 
 
@@ -81,8 +80,7 @@ def make_scheme(call: str, steps: int) -> Scheme:
     name, options = parse_call(call)
     if "steps" in options:
         raise ConfigurationError("steps are given with --steps, not as an option of the scheme")
-    made = find(name.replace("_", "-"), ("scheme",))[0].make(steps, **options)
-    assert isinstance(made, Scheme)
+    made: Scheme = find(name.replace("_", "-"), ("scheme",))[0].make(steps, **options)
     return made
 
 

@@ -13,9 +13,9 @@ import attrs
 import typer
 
 from paracore.cli.catalogue import entries, find, kinds_of
-from paracore.cli.output import own_version
 from paracore.compose import sampler
 from paracore.composition import KINDS
+from paracore.distributions import own_version
 from paracore.engine import Engine
 from paracore.errors import PluginError
 from paracore.plugins import Entry

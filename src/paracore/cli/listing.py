@@ -49,9 +49,9 @@ def list_(
         table.add_row(*(Text(cell) for cell in cells))
     console().print(table)
     for what, owners in clashes.items():
-        typer.echo(f"conflict: {what} is registered by {' and '.join(o.plugin for o in owners)}; it cannot be used")
+        typer.echo(f"conflict: {what} is registered by {' and '.join(o.origin for o in owners)}; it cannot be used")
     for b in registry.broken:
-        typer.echo(f"broken: {b.plugin} ({b.distribution} {b.version}): {' '.join(b.cause.split())}")
+        typer.echo(f"broken: {b.origin}: {' '.join(b.cause.split())}")
 
 
 def show(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import io
 import json
 import os
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from paracore.distributions import own_version
 from paracore.errors import ConfigurationError
 from paracore.plugins import Entry
 
@@ -25,7 +25,6 @@ __all__ = [
     "check_folder",
     "check_writable",
     "console",
-    "own_version",
     "path_of",
     "versions",
     "write",
@@ -111,14 +110,6 @@ def write_samples(path: Path, samples: torch.Tensor) -> None:
     write(path, buffer.getvalue())
 
 
-def own_version() -> str:
-    """Of the installed distribution."""
-    try:
-        return importlib.metadata.version("paracore")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown (not installed)"
-
-
 def versions(*used: Entry) -> dict[str, str]:
     """Of everything that the numbers depend on."""
     return {
@@ -128,5 +119,5 @@ def versions(*used: Entry) -> dict[str, str]:
         "numpy": np.__version__,
         "platform": platform.platform(),
         "threads": str(torch.get_num_threads()),
-        **{f"{e.kind} {e.name}": f"{e.plugin} ({e.distribution} {e.version})" for e in used},
+        **{f"{e.kind} {e.name}": e.origin for e in used},
     }

@@ -11,7 +11,7 @@ import torch
 
 from paracore.cli.catalogue import make_scheme
 from paracore.compose import DEFAULT_SAMPLER, compose, sampler
-from paracore.errors import ConfigurationError, PluginError
+from paracore.errors import ConfigurationError
 from paracore.evaluators.devices import usable_device
 from paracore.model import Model
 from paracore.plugins import Entry, registry
@@ -89,9 +89,7 @@ def build_task(
     table = make_scheme(scheme, steps)
     name, options = parse_call(model)
     entry = registry.find("model", name)
-    made = entry.make(**options)
-    if not isinstance(made, Model):
-        raise PluginError(f"model {name!r} built {type(made).__name__}; a paracore.Model is needed")
+    made: Model = entry.make(**options)
     if classes is None and made.classes:
         given = list(range(made.classes))
     labels = torch.tensor([given[i % len(given)] for i in range(count)], dtype=torch.int64) if given else None
@@ -125,9 +123,7 @@ def build_evaluator(call: str, task: Task, *, max_batch: int | None, jvp: bool) 
     if jvp and "jvp" in options_of(entry.factory):
         options.setdefault("jvp", True)
     denoiser = task.model.denoiser(task.problem.scheme, task.labels, task.guidance)
-    made = entry.make(denoiser, **options)
-    if not isinstance(made, Evaluator):
-        raise PluginError(f"evaluator {name!r} built {type(made).__name__}; an Evaluator is needed")
+    made: Evaluator = entry.make(denoiser, **options)
     return made
 
 

@@ -9,6 +9,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from paracore.deprecation import current_options
 from paracore.errors import ConfigurationError, suggest
 
 __all__ = ["call_factory", "options_of", "parse_call"]
@@ -78,6 +79,7 @@ def call_factory(label: str, factory: Callable[..., Any], args: Sequence[Any], o
         ConfigurationError.
     """
     known = options_of(factory)
+    options = current_options(label, factory, options)
     for name, value in options.items():
         if name not in known:
             raise ConfigurationError(f"{label} has no option {name!r}; {suggest(name, list(known)[len(args) :])}")

@@ -7,15 +7,35 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from paracore.deprecation import Deprecation
 from paracore.plugins.conformance import Conformance
 
 if TYPE_CHECKING:  # the command line alone needs it
     import typer
 
-__all__ = ["HOOKS", "Citations", "Commands", "Conformances", "Factories", "HookSpecs", "hookimpl", "hookspec"]
+__all__ = [
+    "API",
+    "HOOKS",
+    "RENAMED_HOOKS",
+    "Citations",
+    "Commands",
+    "Conformances",
+    "Factories",
+    "HookSpecs",
+    "hookimpl",
+    "hookspec",
+]
+
+API = 1
+"""The version of the hooks: of their names, of what they return, and of the contracts behind the kinds.
+
+A plugin says what it was made for with ``paracore_api = 1`` in the module that its entry point names; one that says
+nothing was made for the first version. It is raised when a plugin of the version before would do the wrong thing.
+"""
 
 hookspec = pluggy.HookspecMarker("paracore")
 hookimpl = pluggy.HookimplMarker("paracore")
+"""Marks a function as the implementation of the hook of its name: ``@paracore.hookimpl``."""
 
 Factories = Mapping[str, Callable[..., Any]]
 """Kebab-case names to classes or functions; their keyword parameters are the options."""
@@ -99,3 +119,6 @@ HOOKS: dict[str, str] = {
     "evaluator": "paracore_evaluators",
 }
 """The hook of each kind."""
+
+RENAMED_HOOKS: dict[str, Deprecation] = {}
+"""Old names of hooks that are still asked for, with a warning."""

@@ -3,70 +3,19 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
-import re
+import textwrap
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import attrs
-import pluggy
-
+from paracore.distributions import OWN, disabled, own_version, points, source_of
 from paracore.errors import PluginError, UnknownNameError, suggest
-from paracore.plugins.calls import call_factory, parse_call
-from paracore.plugins.conformance import Conformance
-from paracore.plugins.hookspecs import HOOKS, HookSpecs
+from paracore.plugins.calls import parse_call
+from paracore.plugins.discovery import collect
+from paracore.plugins.entry import IN_PROCESS, Broken, Entry, Plugin
+from paracore.plugins.hookspecs import HOOKS
 
-__all__ = ["GROUP", "Broken", "Entry", "Registry", "registry"]
-
-GROUP = "paracore"
-"""The entry-point group that plugins are found under."""
-
-IN_PROCESS = "this process"
-"""The distribution of plugins added with :meth:`Registry.register`."""
-
-_KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-
-
-@attrs.frozen
-class Entry:
-    """A registered name.
-
-    Attributes:
-        kind: one of :data:`~paracore.plugins.HOOKS`.
-        name: kebab-case.
-        factory: class or function; its keyword parameters are the options.
-        plugin: entry-point name of the plugin that registered it.
-        distribution: the installed distribution it came with.
-        version: that distribution's version.
-        citation: BibTeX entries of its source, empty if the plugin gives none.
-        conformance: how the conformance kit builds it, and what it is known to fail.
-    """
-
-    kind: str
-    name: str
-    factory: Callable[..., Any]
-    plugin: str
-    distribution: str
-    version: str
-    citation: str = ""
-    conformance: Conformance = attrs.field(factory=Conformance, hash=False)  # it holds dicts
-
-    def make(self, *args: Any, **options: Any) -> Any:
-        """Call the factory; wrong options raise :class:`~paracore.errors.ConfigurationError`."""
-        return call_factory(f"{self.kind} {self.name!r}", self.factory, args, options)
-
-
-@attrs.frozen
-class Broken:
-    """A plugin that could not be used, and why."""
-
-    plugin: str
-    distribution: str
-    version: str
-    cause: str
-    details: str
+__all__ = ["IN_PROCESS", "Registry", "registry"]
 
 
 class Registry:
@@ -78,15 +27,29 @@ class Registry:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._entries: dict[str, dict[str, Entry]] | None = None
+        self._plugins: list[Plugin] = []
         self._broken: list[Broken] = []
+        self._disabled: list[Plugin] = []
         self._conflicts: dict[tuple[str, str], list[Entry]] = {}
-        self._registered: dict[str, list[Entry]] = {}
+        self._registered: dict[str, Plugin] = {}
 
     @property
     def conflicts(self) -> dict[tuple[str, str], tuple[Entry, ...]]:
         """``(kind, name)`` that more than one plugin registered: usable under none of them."""
         self._load()
         return {key: tuple(entries) for key, entries in self._conflicts.items()}
+
+    @property
+    def plugins(self) -> tuple[Plugin, ...]:
+        """Plugins that were found and can be used, paracore itself first; conflicting names are among their entries."""
+        self._load()
+        return tuple(self._plugins)
+
+    @property
+    def disabled(self) -> tuple[Plugin, ...]:
+        """Plugins that ``PARACORE_DISABLE_PLUGINS`` left out, unread."""
+        self._load()
+        return tuple(self._disabled)
 
     @property
     def broken(self) -> tuple[Broken, ...]:
@@ -110,7 +73,7 @@ class Registry:
         table = self._load()[self._kind(kind)]
         clash = self._conflicts.get((kind, name))
         if clash:
-            owners = " and ".join(f"{e.plugin} ({e.distribution} {e.version})" for e in clash)
+            owners = " and ".join(e.origin for e in clash)
             last = clash[-1]
             remedy = (
                 f"registry.unregister({last.plugin!r}) removes one"
@@ -121,9 +84,13 @@ class Registry:
         if name not in table:
             elsewhere = [k for k, names in self._load().items() if name in names]
             hint = f"{name!r} is a {' and a '.join(elsewhere)}; " if elsewhere else ""
-            broken = f" (broken plugins: {', '.join(b.plugin for b in self._broken)})" if self._broken else ""
-            raise UnknownNameError(f"unknown {kind} {name!r}; {hint}{suggest(name, table)}{broken}")
+            raise UnknownNameError(f"unknown {kind} {name!r}; {hint}{suggest(name, table)}{self.remark()}")
         return table[name]
+
+    def remark(self) -> str:
+        """The end of an error message about an unknown name: which plugins are broken and why, or nothing."""
+        broken = "; ".join(f"{b.origin}: {textwrap.shorten(b.cause, 160)}" for b in self.broken)
+        return f" (broken plugins: {broken}; paracore doctor shows where)" if broken else ""
 
     def make(self, kind: str, call: str) -> Any:
         """Build from a string: ``"secant"``, ``"secant(memory=2)"``.
@@ -148,8 +115,8 @@ class Registry:
         """
         if name == "paracore" or name in self._registered:
             raise PluginError(f"a plugin {name!r} is registered already; choose another name")
-        found = _collect(name, plugin, IN_PROCESS, "unversioned")
-        if not found:
+        found = collect(Plugin(name, IN_PROCESS, "unversioned"), plugin)
+        if not found.entries:
             raise PluginError(f"plugin {name!r} registers nothing; mark its hooks with @paracore.hookimpl")
         self._registered[name] = found
         self.reset()
@@ -167,7 +134,8 @@ class Registry:
 
     def reset(self) -> None:
         """Forget what was discovered; the next look-up discovers again. Registered plugins stay."""
-        self._entries, self._broken, self._conflicts = None, [], {}
+        self._entries, self._conflicts = None, {}
+        self._plugins, self._broken, self._disabled = [], [], []
 
     def _kind(self, kind: str) -> str:
         if kind not in HOOKS:
@@ -180,110 +148,38 @@ class Registry:
                 self._entries = {kind: {} for kind in HOOKS}
                 from paracore.plugins import builtin
 
-                self._add(_collect("paracore", builtin, "paracore", _own_version()))
-                for found in self._registered.values():
-                    self._add(found)
-                for point in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda p: p.name):
+                self._add(collect(Plugin("paracore", OWN, own_version(), builtin.__name__), builtin))
+                for plugin in self._registered.values():
+                    self._add(plugin)
+                for point in points():
                     self._load_point(point)
             return self._entries
 
     def _load_point(self, point: importlib.metadata.EntryPoint) -> None:
-        if point.name in _disabled() or "all" in _disabled():
+        plugin = Plugin(point.name, *source_of(point), point.value)
+        if disabled(point.name):
+            self._disabled.append(plugin)
             return
-        distribution = point.dist.name if point.dist else "unknown"
-        version = point.dist.version if point.dist else "unknown"
         try:
-            self._add(_collect(point.name, point.load(), distribution, version))
+            self._add(collect(plugin, point.load()))
         except KeyboardInterrupt:
             self.reset()
             raise
         except BaseException as error:
+            cause, details = f"{type(error).__name__}: {error}", traceback.format_exc()
             self._broken.append(
-                Broken(point.name, distribution, version, f"{type(error).__name__}: {error}", traceback.format_exc())
+                Broken(plugin.plugin, plugin.distribution, plugin.version, cause, details, plugin.target)
             )
 
-    def _add(self, found: Iterable[Entry]) -> None:
+    def _add(self, plugin: Plugin) -> None:
         assert self._entries is not None
-        for entry in found:
+        self._plugins.append(plugin)
+        for entry in plugin.entries:
             table = self._entries[entry.kind]
             if entry.name in table:
                 self._conflicts.setdefault((entry.kind, entry.name), [table[entry.name]]).append(entry)
             else:
                 table[entry.name] = entry
-
-
-def _collect(plugin: str, module: object, distribution: str, version: str) -> list[Entry]:
-    """All of a plugin's names, or none.
-
-    Raises:
-        PluginError: for misspelt hooks, names that are not kebab-case, or things that cannot be called.
-    """
-    manager = pluggy.PluginManager("paracore")
-    manager.add_hookspecs(HookSpecs)
-    manager.register(module, name=plugin)
-    try:
-        manager.check_pending()
-    except pluggy.PluginValidationError as error:
-        hooks = ", ".join([*HOOKS.values(), "paracore_citations", "paracore_conformance"])
-        raise PluginError(f"{error}; the hooks are {hooks}") from error
-    found = [
-        entry
-        for kind, hook in HOOKS.items()
-        for answer in getattr(manager.hook, hook)()
-        for entry in _entries(kind, hook, answer, plugin, distribution, version)
-    ]
-    return _told(_cited(found, manager.hook.paracore_citations()), manager.hook.paracore_conformance())
-
-
-def _cited(found: list[Entry], answers: Iterable[Any]) -> list[Entry]:
-    """The entries with their BibTeX."""
-    names = {entry.name for entry in found}
-    for answer in answers:
-        if not isinstance(answer, Mapping) or not all(isinstance(text, str) for text in answer.values()):
-            raise PluginError("paracore_citations must return a dict of registered names and BibTeX strings")
-        for name in answer:
-            if name not in names:
-                raise PluginError(f"paracore_citations names {name!r}, which the plugin does not register")
-        found = [attrs.evolve(e, citation=answer[e.name]) if e.name in answer else e for e in found]
-    return found
-
-
-def _told(found: list[Entry], answers: Iterable[Any]) -> list[Entry]:
-    """The entries with what the conformance kit must know."""
-    names = {name for entry in found for name in (entry.name, f"{entry.kind}:{entry.name}")}
-    for answer in answers:
-        if not isinstance(answer, Mapping) or not all(isinstance(told, Conformance) for told in answer.values()):
-            raise PluginError("paracore_conformance must return a dict of registered names and paracore.Conformance")
-        for name in answer:
-            if name not in names:
-                raise PluginError(f"paracore_conformance names {name!r}, which the plugin does not register")
-        found = [
-            attrs.evolve(e, conformance=answer.get(f"{e.kind}:{e.name}", answer.get(e.name, e.conformance)))
-            for e in found
-        ]
-    return found
-
-
-def _entries(kind: str, hook: str, answer: Any, plugin: str, distribution: str, version: str) -> Iterable[Entry]:
-    if not isinstance(answer, Mapping):
-        raise PluginError(f"{hook} returned {type(answer).__name__}; a dict of names and factories is needed")
-    for name, factory in answer.items():
-        if not isinstance(name, str) or not _KEBAB.fullmatch(name):
-            raise PluginError(f"{hook} registers the name {name!r}; names are kebab-case, like 'gain-ratio'")
-        if not callable(factory):
-            raise PluginError(f"{hook} registers {name!r} as {type(factory).__name__}; a class or function is needed")
-        yield Entry(kind, name, factory, plugin, distribution, version)
-
-
-def _disabled() -> set[str]:
-    return {n.strip() for n in os.environ.get("PARACORE_DISABLE_PLUGINS", "").split(",") if n.strip()}
-
-
-def _own_version() -> str:
-    try:
-        return importlib.metadata.version("paracore")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 registry = Registry()
