@@ -1,6 +1,6 @@
 """Renaming what is public: the old name works and warns for one minor version.
 
-The three helpers are for paracore's own code (``docs/plugins/stability.md`` has the rule); the warning is public.
+For paracore's own code; ``docs/plugins/stability.md`` has the rule.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from typing import Any, TypeVar
 
 import attrs
 
-from paracore.errors import ConfigurationError
+from paracore.errors import ConfigurationError, ParacoreDeprecationWarning
 
 __all__ = [
     "DECLARED",
     "Deprecation",
-    "ParacoreDeprecationWarning",
     "current_options",
     "renamed_hook",
     "renamed_names",
@@ -29,14 +28,6 @@ __all__ = [
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _MARK = "__paracore_renamed_options__"
-
-
-class ParacoreDeprecationWarning(FutureWarning):
-    """Something that was used is called otherwise now, and goes in the next minor version.
-
-    A ``FutureWarning``, since users of a plugin see these by default and its author may be long gone; an author's test
-    suite makes it an error with ``filterwarnings = ["error::paracore.ParacoreDeprecationWarning"]``.
-    """
 
 
 @attrs.frozen

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import traceback
 
-__all__ = ["GROUP", "OWN", "disabled", "origin_of", "own_version", "points", "source_of"]
+__all__ = ["GROUP", "OWN", "blamed", "disabled", "origin_of", "own_version", "points", "source_of"]
 
 GROUP = "paracore"
 """The entry-point group that plugins are found under."""
@@ -41,14 +42,21 @@ def source_of(point: importlib.metadata.EntryPoint) -> tuple[str, str]:
         return "unknown", "unknown"
 
 
-def origin_of(thing: object) -> str:
-    """``"mine (my-dist 1.2)"``: the installed plugin whose package the class of a thing is from; else empty.
+def origin_of(module: str) -> str:
+    """``"mine (my-dist 1.2)"``: the installed plugin whose package a module is of; empty if it is none, or ours.
 
-    It is for messages: nothing is looked up before something went wrong. Our own plugins count as none.
+    It is for messages: nothing is looked up before something went wrong.
     """
-    package = type(thing).__module__.partition(".")[0]
+    package = module.partition(".")[0]
     for point in points():
         distribution, version = source_of(point)
         if point.value.partition(":")[0].partition(".")[0].strip() == package and distribution != OWN:
             return f"{point.name} ({distribution} {version})"
     return ""
+
+
+def blamed(error: BaseException) -> str:
+    """The installed plugin in whose code an error was raised, innermost first; empty if none was running."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules = dict.fromkeys(str(frame.f_globals.get("__name__", "")).partition(".")[0] for frame in reversed(frames))
+    return next((origin for origin in map(origin_of, modules) if origin), "")

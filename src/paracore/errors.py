@@ -16,6 +16,7 @@ __all__ = [
     "ConfigurationError",
     "DenoiserError",
     "EvaluatorError",
+    "ParacoreDeprecationWarning",
     "ParacoreError",
     "PluginError",
     "ProblemError",
@@ -42,6 +43,14 @@ class UnknownNameError(ParacoreError, LookupError):
 
 class CapabilityError(ConfigurationError):
     """Two parts that cannot work together; the message names both."""
+
+
+class ParacoreDeprecationWarning(FutureWarning):
+    """Something that was used is called otherwise now; the old name goes in the next minor version.
+
+    A ``FutureWarning``, since that is shown by default: who uses a plugin sees it, even if its author does not. In a
+    test suite, ``filterwarnings = ["error::paracore.errors.ParacoreDeprecationWarning"]`` makes it an error.
+    """
 
 
 class SchemeError(ConfigurationError):

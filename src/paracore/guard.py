@@ -10,14 +10,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from paracore.distributions import origin_of
 from paracore.errors import StrategyError
 from paracore.strategies import Strategy
 from paracore.window import Bools, Floats, Round, Window, is_small
 
-__all__ = ["calling", "finite_rows", "finite_samples", "mask_from", "numbers_from", "rows_from"]
+__all__ = ["calling", "finite_rows", "finite_samples", "mask_from", "named", "numbers_from", "rows_from"]
 
 
 View = Window | Round | Sequence[torch.Tensor]
+
+
+def named(kind: str, part: Strategy) -> str:
+    """A part in messages; with plugin, distribution and version if it is not one of ours."""
+    origin = origin_of(type(part).__module__)
+    return f"{kind} {part!r} of plugin {origin}" if origin else f"{kind} {part!r}"
 
 
 class calling:  # noqa: N801 - a context manager
@@ -47,10 +54,10 @@ class calling:  # noqa: N801 - a context manager
             tensors, arrays = _shown(self._views)
             same = _identical(tensors, self._tensors) and _identical(arrays, self._arrays)
             if not same or _versions(tensors) != self._versions:
-                who = f"{self._kind} {self._part!r}"
+                who = named(self._kind, self._part)
                 raise StrategyError(f"{who} wrote into the engine's tensors; strategies must return new ones")
         elif isinstance(error, Exception):
-            who = f"{self._kind} {self._part!r}"
+            who = named(self._kind, self._part)
             error.add_note(f"raised by the {who}")
             if "read-only" in str(error):
                 raise StrategyError(f"{who} wrote into the engine's arrays: {error}") from error
@@ -97,9 +104,9 @@ def mask_from(kind: str, part: Strategy, value: Any, shape: tuple[int, ...]) -> 
     """
     mask = _array(kind, part, value)
     if mask.shape != shape:
-        raise StrategyError(f"{kind} {part!r} returned shape {mask.shape}; {shape} is needed")
+        raise StrategyError(f"{named(kind, part)} returned shape {mask.shape}; {shape} is needed")
     if mask.dtype != np.bool_:
-        raise StrategyError(f"{kind} {part!r} returned dtype {mask.dtype}; bool is needed")
+        raise StrategyError(f"{named(kind, part)} returned dtype {mask.dtype}; bool is needed")
     return mask
 
 
@@ -111,9 +118,9 @@ def numbers_from(kind: str, part: Strategy, value: Any, shape: tuple[int, ...]) 
     """
     numbers = _array(kind, part, value)
     if numbers.shape != shape:
-        raise StrategyError(f"{kind} {part!r} returned shape {numbers.shape}; {shape} is needed")
+        raise StrategyError(f"{named(kind, part)} returned shape {numbers.shape}; {shape} is needed")
     if numbers.dtype.kind not in "fiub":
-        raise StrategyError(f"{kind} {part!r} returned dtype {numbers.dtype}; numbers are needed")
+        raise StrategyError(f"{named(kind, part)} returned dtype {numbers.dtype}; numbers are needed")
     numbers = numbers.astype(np.float64)
     return np.where(np.isfinite(numbers) & (numbers > 0), numbers, 0.0)
 
@@ -126,7 +133,7 @@ def _array(kind: str, part: Strategy, value: Any) -> np.ndarray[Any, Any]:
     try:
         return np.array(value)
     except (ValueError, TypeError) as error:
-        raise StrategyError(f"{kind} {part!r} returned {type(value).__name__}; an array is needed") from error
+        raise StrategyError(f"{named(kind, part)} returned {type(value).__name__}; an array is needed") from error
 
 
 def rows_from(kind: str, part: Strategy, value: Any, count: int, like: torch.Tensor) -> list[torch.Tensor]:
@@ -138,16 +145,16 @@ def rows_from(kind: str, part: Strategy, value: Any, count: int, like: torch.Ten
     try:
         rows = list(value)
     except TypeError:
-        raise StrategyError(f"{kind} {part!r} returned {type(value).__name__}; {count} rows are needed") from None
+        raise StrategyError(f"{named(kind, part)} returned {type(value).__name__}; {count} rows are needed") from None
     if len(rows) != count:
-        raise StrategyError(f"{kind} {part!r} returned {len(rows)} rows; {count} are needed")
+        raise StrategyError(f"{named(kind, part)} returned {len(rows)} rows; {count} are needed")
     shape, dtype, device = like.shape, like.dtype, like.device
     for r, row in enumerate(rows):
         if not isinstance(row, torch.Tensor):
-            raise StrategyError(f"{kind} {part!r} returned {type(row).__name__} at row {r}; a tensor is needed")
+            raise StrategyError(f"{named(kind, part)} returned {type(row).__name__} at row {r}; a tensor is needed")
         if row.shape != shape or row.dtype != dtype or row.device != device:
             raise StrategyError(
-                f"{kind} {part!r} returned {tuple(row.shape)} {row.dtype} on {row.device} at row {r}; "
+                f"{named(kind, part)} returned {tuple(row.shape)} {row.dtype} on {row.device} at row {r}; "
                 f"{tuple(shape)} {dtype} on {device} is needed"
             )
     return rows

@@ -10,7 +10,7 @@ import torch
 from paracore.chain import sweep_damped
 from paracore.composition import Composition
 from paracore.errors import StrategyError
-from paracore.guard import calling, finite_rows, mask_from, numbers_from, rows_from
+from paracore.guard import calling, finite_rows, mask_from, named, numbers_from, rows_from
 from paracore.state import EngineState
 from paracore.strategies import JacobianApproximation, Krylov, ResidualConstruction
 from paracore.window import Bools, Local, Round, where_rows
@@ -76,7 +76,9 @@ def review(composition: Composition, state: EngineState, round: Round, following
     with calling("damping", part, round, following):
         judged = part.review(round, torch.stack(following[1:]), state.parts["damping"])
     if not isinstance(judged, tuple) or len(judged) != 2:
-        raise StrategyError(f"damping {part!r} returned {type(judged).__name__} from review; (retry, state) needed")
+        raise StrategyError(
+            f"{named('damping', part)} returned {type(judged).__name__} from review; (retry, state) needed"
+        )
     retry, state.parts["damping"] = judged
     if retry is None:
         return np.zeros(round.window.batch, dtype=np.bool_)
@@ -130,11 +132,13 @@ def ask(
         except StopIteration as end:
             return contain(composition, round, end.value)
         if not isinstance(asked, tuple) or len(asked) != 2:
-            raise StrategyError(f"jacobian {part!r} asked with {type(asked).__name__}; (tangents, who) is needed")
+            raise StrategyError(
+                f"{named('jacobian', part)} asked with {type(asked).__name__}; (tangents, who) is needed"
+            )
         tangents = torch.stack(rows_from("jacobian", part, asked[0], shape[0], round.chain[0]))
         who = mask_from("jacobian", part, asked[1], (window.batch,)) & window.running & (round.spare > 0)
         if who.any():
             return torch.nan_to_num(tangents), who, generator
         starting, answer = False, None
     generator.close()
-    raise StrategyError(f"jacobian {part!r} asked {MAX_REFUSALS} times though no rounds are left to spend")
+    raise StrategyError(f"{named('jacobian', part)} asked {MAX_REFUSALS} times though no rounds are left to spend")

@@ -8,6 +8,7 @@ import sys
 
 import typer
 
+from paracore.distributions import blamed
 from paracore.errors import CheckpointError, ConfigurationError, ParacoreError, PluginError, UnknownNameError
 
 __all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "fail", "note", "report"]
@@ -40,7 +41,7 @@ def report(error: Exception) -> int:
     if isinstance(error, typer.Abort):
         return INTERRUPTED
     if isinstance(error, ParacoreError):
-        note(error)
+        note(f"{error}{_notes(error)}")
         return BAD_INPUT if isinstance(error, _INPUT) else FAILED
     if isinstance(error, BrokenPipeError):
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (the reader left; nothing more is to be said)
@@ -49,5 +50,12 @@ def report(error: Exception) -> int:
         where = f"{error.filename}: " if error.filename else ""
         note(f"{where}{error.strerror or error}")
         return FAILED if error.errno in _MACHINE else BAD_INPUT
-    note(f"{type(error).__name__}: {error} (this is a bug, or one of a plugin's; PARACORE_DEBUG=1 shows where)")
+    origin = blamed(error)
+    whose = f"this is a bug of plugin {origin}, or of paracore" if origin else "this is a bug, or one of a plugin's"
+    note(f"{type(error).__name__}: {error}{_notes(error)} ({whose}; PARACORE_DEBUG=1 shows where)")
     return FAILED
+
+
+def _notes(error: Exception) -> str:
+    """What was noted on the way: which part, of which plugin."""
+    return "".join(f"; {text}" for text in getattr(error, "__notes__", ()))

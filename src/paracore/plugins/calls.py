@@ -82,7 +82,9 @@ def call_factory(label: str, factory: Callable[..., Any], args: Sequence[Any], o
     options = current_options(label, factory, options)
     for name, value in options.items():
         if name not in known:
-            raise ConfigurationError(f"{label} has no option {name!r}; {suggest(name, list(known)[len(args) :])}")
+            there = list(known)[len(args) :]
+            near = suggest(name, there) if there else "it takes no options"
+            raise ConfigurationError(f"{label} has no option {name!r}; {near}")
         annotation = known[name][0]
         if not _fits(value, annotation):
             raise ConfigurationError(f"{label}: option {name} is {value!r}; {_name(annotation)} is needed")

@@ -49,7 +49,7 @@ class _Manager(pluggy.PluginManager):
             if hasattr(plugin, new):  # it serves two minor versions
                 return None
             RENAMED_HOOKS[old].warn("the hook")
-            options["specname"] = new
+            return {**options, "specname": new}  # a copy: the function keeps its own
         return options
 
 
