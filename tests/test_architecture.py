@@ -29,6 +29,7 @@ LAYERS = [
     {"solve", "fitting"},
     {"plugins"},
     {"compose"},
+    {"recipes"},
     {"comparison"},
     {"harness"},
     {"testing"},
@@ -85,7 +86,18 @@ def test_plugins_and_adapters_use_public_names_and_not_each_other(path):
 
 
 def test_importing_paracore_is_light():
-    heavy = ("diffusers", "scipy", "typer", "rich", "PIL", "hypothesis", "paracore_picard", "paracore_digits")
+    heavy = (
+        "diffusers",
+        "scipy",
+        "typer",
+        "rich",
+        "PIL",
+        "hypothesis",
+        "cattrs",
+        "tomli_w",
+        "paracore_picard",
+        "paracore_digits",
+    )
     code = f"import sys, paracore; print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

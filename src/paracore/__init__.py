@@ -6,7 +6,7 @@
 Importing this package loads no plugin.
 """
 
-from paracore import errors, evaluators, paced, schemes
+from paracore import errors, evaluators, paced, recipes, schemes
 from paracore.checkpoint import load_checkpoint, save_checkpoint
 from paracore.compose import compose, sampler
 from paracore.composition import Composition
@@ -14,6 +14,7 @@ from paracore.engine import Engine
 from paracore.model import Model
 from paracore.plugins import Conformance, hookimpl, registry
 from paracore.problem import NoiseTape, Problem
+from paracore.recipes.files import load_sampler, save_sampler
 from paracore.request import Denoiser, Evaluator, Outputs, Request, Rows
 from paracore.result import Result, RoundTrace
 from paracore.sampler import Sampler
@@ -65,10 +66,13 @@ __all__ = [
     "evaluators",
     "hookimpl",
     "load_checkpoint",
+    "load_sampler",
     "paced",
+    "recipes",
     "registry",
     "sampler",
     "save_checkpoint",
+    "save_sampler",
     "schemes",
     "sequential",
     "skipping",

@@ -25,6 +25,7 @@ __all__ = [
     "SolveInterrupted",
     "StrategyError",
     "UnknownNameError",
+    "VersionWarning",
     "suggest",
 ]
 
@@ -39,6 +40,10 @@ class ConfigurationError(ParacoreError, ValueError):
 
 class UnknownNameError(ParacoreError, LookupError):
     """A name that nothing is registered under."""
+
+
+class VersionWarning(UserWarning):
+    """A sampler was loaded from a file that was made with other versions of paracore or of a plugin."""
 
 
 class CapabilityError(ConfigurationError):

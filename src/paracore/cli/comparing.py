@@ -28,11 +28,11 @@ from paracore.cli.output import check_writable, console, path_of, versions, writ
 from paracore.cli.problems import (
     Task,
     build_evaluator,
-    build_sampler,
     build_task,
     close,
     finite,
     is_main,
+    read_sampler,
     split_calls,
 )
 from paracore.engine import Engine
@@ -40,8 +40,8 @@ from paracore.errors import ConfigurationError
 from paracore.harness import Comparison, Progress
 from paracore.harness import compare as run
 from paracore.parts import ErrorTarget
-from paracore.plugins import Entry, registry
-from paracore.plugins.calls import options_of, parse_call
+from paracore.plugins import Entry
+from paracore.recipes.recipe import Recipe
 from paracore.sampler import Sampler
 
 __all__ = ["compare"]
@@ -50,7 +50,10 @@ __all__ = ["compare"]
 def compare(
     model: ModelCall,
     samplers: Annotated[
-        str, typer.Option("--samplers", help="Names or calls, separated by commas: 'picard,jacobi(window=4)'.")
+        str,
+        typer.Option(
+            "--samplers", help="Names, calls or files, separated by commas: 'picard,jacobi(window=4),my.toml'."
+        ),
     ],
     window: Annotated[
         str | None, typer.Option("--window", help="One or more, separated by commas, for samplers without their own.")
@@ -82,7 +85,10 @@ def compare(
     asked = {name: value for name, value in locals().items() if name not in ("out", "as_json")}
     finite("error-target", error_target)
     windows = _windows(window)
-    chosen = [(call, s) for call in split_calls(samplers) for s in _at_windows(call, windows, error_target)]
+    recipes = {call: read_sampler(call) for call in split_calls(samplers)}
+    chosen = [
+        (call, s) for call in split_calls(samplers) for s in _at_windows(call, recipes[call], windows, error_target)
+    ]
     task = build_task(
         model=model,
         scheme=scheme,
@@ -107,8 +113,8 @@ def compare(
         close(network)
     if not is_main(network):
         return
-    used = {parse_call(call)[0]: registry.find("sampler", parse_call(call)[0]) for call, _ in chosen}
-    files = _save(out, comparison, task, list(used.values()), asked) if out is not None else []
+    used = [entry for recipe in recipes.values() for entry in recipe.entries()]
+    files = _save(out, comparison, task, used, asked) if out is not None else []
     if as_json:
         typer.echo(json.dumps(comparison.as_dict(), indent=2, allow_nan=False))
     else:
@@ -135,15 +141,13 @@ def _windows(text: str | None) -> list[int] | None:
         raise ConfigurationError(f"window is {text!r}; integers separated by commas are needed, like 2,4,8") from None
 
 
-def _at_windows(call: str, windows: list[int] | None, target: float | None) -> Iterator[Sampler]:
-    name, options = parse_call(call)
-    known = options_of(registry.find("sampler", name).factory)
+def _at_windows(call: str, recipe: Recipe, windows: list[int] | None, target: float | None) -> Iterator[Sampler]:
     sweep: list[dict[str, Any]] = [{}]
-    if windows is not None and "window" in known and "window" not in options:
+    if recipe.takes("window") and windows is not None and not recipe.states("window"):
         sweep = [{"window": w} for w in windows]
     for number, settings in enumerate(sweep):
-        made = build_sampler(call, settings, {})
-        if target is not None and "tolerance" not in options:
+        made = recipe.build(**settings)
+        if target is not None and not recipe.states("tolerance"):
             if isinstance(made, Engine) and made.composition.stopping.unit == ErrorTarget.unit:
                 made = Engine(attrs.evolve(made.composition, tolerance=target))
             elif not number:

@@ -10,13 +10,16 @@ import attrs
 import torch
 
 from paracore.cli.catalogue import make_scheme
-from paracore.compose import DEFAULT_SAMPLER, compose, sampler
+from paracore.cli.failures import note
+from paracore.compose import DEFAULT_SAMPLER, compose
 from paracore.errors import ConfigurationError
 from paracore.evaluators.devices import usable_device
 from paracore.model import Model
 from paracore.plugins import Entry, registry
 from paracore.plugins.calls import options_of, parse_call
 from paracore.problem import Problem
+from paracore.recipes.files import is_file, read
+from paracore.recipes.recipe import Recipe
 from paracore.request import Evaluator
 from paracore.sampler import Sampler
 from paracore.schemes import Scheme
@@ -32,6 +35,7 @@ __all__ = [
     "is_main",
     "parse_classes",
     "parse_window",
+    "read_sampler",
     "split_calls",
 ]
 
@@ -128,18 +132,34 @@ def build_evaluator(call: str, task: Task, *, max_batch: int | None, jvp: bool) 
 
 
 def build_sampler(call: str | None, settings: dict[str, Any], parts: dict[str, str]) -> Sampler:
-    """A preset with parts replaced, or a composition of parts if no preset is named.
+    """A preset or a file's sampler with parts replaced, or a composition of parts if neither is named.
 
     Raises:
-        ConfigurationError, UnknownNameError, PluginError.
+        ConfigurationError, UnknownNameError, PluginError, FileNotFoundError.
     """
     if call is None and parts:
         return compose(**parts, **settings)
-    call = call or DEFAULT_SAMPLER
-    twice = set(parse_call(call)[1]) & set(settings)
+    recipe = read_sampler(call or DEFAULT_SAMPLER)
+    twice = [] if recipe.source else sorted(option for option in settings if recipe.states(option))
     if twice:
-        raise ConfigurationError(f"{min(twice)} is given twice: in {call!r} and as --{min(twice)}")
-    return sampler(call, **parts, **settings)
+        raise ConfigurationError(f"{twice[0]} is given twice: in {call!r} and as --{twice[0]}")
+    return recipe.build(**parts, **settings)
+
+
+def read_sampler(call: str) -> Recipe:
+    """What builds a sampler: of a name or call, or of a ``.toml`` or ``.json`` file.
+
+    Raises:
+        ConfigurationError: for a call or a file that cannot be read.
+        FileNotFoundError: if there is no such file.
+    """
+    if not is_file(call):
+        parse_call(call)
+        return Recipe({"sampler": call})
+    recipe = read(call)
+    if recipe.differences():
+        note(recipe.differences())
+    return recipe
 
 
 def initial_deviation(scheme: Scheme) -> float:

@@ -51,7 +51,10 @@ Part = Annotated[str | None, typer.Option(help="Part of the sampler: NAME or 'NA
 def sample(
     model: ModelCall,
     sampler: Annotated[
-        str | None, typer.Option("--sampler", help="NAME or 'NAME(option=value, ...)'; see: paracore list samplers")
+        str | None,
+        typer.Option(
+            "--sampler", help="NAME, 'NAME(option=value, ...)' or a .toml or .json file; see: paracore list samplers"
+        ),
     ] = None,
     residual: Part = None,
     jacobian: Part = None,
