@@ -6,8 +6,8 @@ import math
 
 import torch
 
+from paracore import Rows
 from paracore.errors import ConfigurationError
-from paracore.request import Rows
 
 __all__ = ["check_classes", "guided_shares"]
 

@@ -6,9 +6,8 @@ from typing import ClassVar, final
 
 import torch
 
+from paracore import Denoiser, Model, Rows
 from paracore.errors import ConfigurationError
-from paracore.model import Model
-from paracore.request import Denoiser, Rows
 from paracore.schemes import Scheme
 from paracore_analytic.common import Constants, Output, at_least, compute_dtype, double, generator_of, known_levels
 from paracore_analytic.conditions import check_classes, guided_shares

@@ -9,9 +9,8 @@ from typing import ClassVar, final
 import numpy as np
 import torch
 
+from paracore import Denoiser, Model, Rows
 from paracore.errors import ConfigurationError, SchemeError
-from paracore.model import Model
-from paracore.request import Denoiser, Rows
 from paracore.schemes import Scheme
 from paracore_analytic.common import Constants, at_least, compute_dtype, double, generator_of, random_orthogonal
 

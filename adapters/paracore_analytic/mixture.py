@@ -7,9 +7,8 @@ from typing import ClassVar, final
 import numpy as np
 import torch
 
+from paracore import Denoiser, Model, Rows
 from paracore.errors import ConfigurationError
-from paracore.model import Model
-from paracore.request import Denoiser, Rows
 from paracore.schemes import Scheme
 from paracore_analytic.common import (
     Constants,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from paracore import hookimpl
-from paracore.model import Model
+from paracore import Model, hookimpl
 from paracore_analytic.gaussian import GaussianModel
 from paracore_analytic.ideal import IdealDenoiser
 from paracore_analytic.linear import LinearModel

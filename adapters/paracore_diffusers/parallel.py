@@ -15,7 +15,7 @@ from paracore.compose import DEFAULT_SAMPLER
 from paracore.errors import CapabilityError, ConfigurationError
 from paracore.evaluators.crew import TIMEOUT
 from paracore.parts import WarmStart
-from paracore.plugins.calls import options_of
+from paracore.plugins import options_of
 from paracore_diffusers.callbacks import Callbacks
 from paracore_diffusers.errors import UnsupportedPipelineError
 from paracore_diffusers.execution import executor_from

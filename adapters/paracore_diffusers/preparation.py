@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import torch
 
-from paracore.schemes.table import compute_dtype
+from paracore.schemes import compute_dtype
 from paracore_diffusers.errors import NonFiniteSchedulerError, NonlinearSchedulerError, UnsupportedPipelineError
 from paracore_diffusers.replay import ReplayScheme
 from paracore_diffusers.replay_noise import RawNoise

@@ -57,7 +57,7 @@ class Replicas(OnThreads, Crew[list[Call], list[Any]]):
     @property
     def verdicts(self) -> dict[str, str]:
         """What was found about merging on the first device that is left."""
-        first = next((i for i, alive in enumerate(self._alive) if alive), 0)
+        first = next((i for i in range(self.workers) if self.is_alive(i)), 0)
         return dict(getattr(self._each[first], "verdicts", {}))
 
     def describe(self, worker: int) -> str:
@@ -117,7 +117,7 @@ class Replicas(OnThreads, Crew[list[Call], list[Any]]):
     def _replicas(self, module: Any) -> None:
         kept = self._copies.get(id(module))
         if kept is None or kept[0] is not module:
-            copies = [copy.deepcopy(module).to(d) if self._alive[i] else None for i, d in enumerate(self.devices)]
+            copies = [copy.deepcopy(module).to(d) if self.is_alive(i) else None for i, d in enumerate(self.devices)]
             for device in {d for d in self.devices if d.type == "cuda"}:
                 torch.cuda.synchronize(device)  # workers read them on streams of their own
             self._copies[id(module)] = module, _fingerprint(module), copies

@@ -22,7 +22,7 @@ import torch
 
 from paracore import Outputs, Request, Result, Sampler
 from paracore.errors import DenoiserError, EvaluatorError, SolveInterrupted
-from paracore.schemes.table import compute_dtype
+from paracore.schemes import compute_dtype
 from paracore_diffusers.calls import Call
 from paracore_diffusers.errors import UnsupportedPipelineError
 from paracore_diffusers.loop import Loop

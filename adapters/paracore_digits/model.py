@@ -11,9 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
+from paracore import Denoiser, Model, Rows
 from paracore.errors import ConfigurationError, PluginError, SchemeError
-from paracore.model import Model
-from paracore.request import Denoiser, Rows
 from paracore.schemes import Scheme
 from paracore_digits.network import CLASSES, NULL_CLASS, DigitsUNet
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from paracore import hookimpl
-from paracore.model import Model
+from paracore import Model, hookimpl
 from paracore_digits.model import DigitsModel
 
 __all__ = ["paracore_models"]

@@ -9,8 +9,8 @@ import attrs
 import numpy as np
 import torch
 
+from paracore import Problem
 from paracore.parts.options import integer, one_of
-from paracore.problem import Problem
 from paracore.schemes import RowWeights
 from paracore.strategies import JacobianApproximation
 from paracore.window import Bools, Floats, Round, per_sample, small_solve

@@ -10,7 +10,7 @@ import torch
 
 import paracore
 from paracore.parts.options import integer, number
-from paracore.schemes.table import compute_dtype
+from paracore.schemes import compute_dtype
 from paracore.slide import pick
 from paracore.window import Bools, Floats, Ints, Local, Round, per_sample, small_solve, to_numpy, where_rows
 

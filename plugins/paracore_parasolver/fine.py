@@ -7,8 +7,8 @@ from typing import Any
 import attrs
 import torch
 
+from paracore import Problem
 from paracore.parts.options import integer
-from paracore.problem import Problem
 from paracore.schemes import RowWeights
 from paracore.strategies import JacobianApproximation
 from paracore.window import Floats, Round, per_sample, where_rows

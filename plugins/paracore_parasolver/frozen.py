@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from paracore.problem import Problem
+from paracore import Problem
 from paracore.schemes import Scheme
 from paracore.slide import pick
 from paracore.strategies import Initializer

@@ -8,9 +8,9 @@ import attrs
 import numpy as np
 import torch
 
+from paracore import Problem
 from paracore.errors import ConfigurationError
 from paracore.parts.options import integer
-from paracore.problem import Problem
 from paracore.strategies import Selection
 from paracore.window import Bools, Round, Window
 from paracore_parasolver.frozen import check as check_forms

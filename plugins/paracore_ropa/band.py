@@ -7,8 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from paracore.schemes import RowWeights
-from paracore.schemes.table import compute_dtype
+from paracore.schemes import RowWeights, compute_dtype
 from paracore.window import Bools, Floats, Round, per_sample, where_rows
 
 __all__ = ["Coupling", "couplings", "inner", "same_as_chain", "substitute"]

@@ -8,8 +8,8 @@ import attrs
 import numpy as np
 import torch
 
+from paracore import Problem
 from paracore.parts.options import integer, number, one_of
-from paracore.problem import Problem
 from paracore.schemes import RowWeights
 from paracore.slide import pick
 from paracore.strategies import JacobianApproximation

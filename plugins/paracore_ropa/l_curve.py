@@ -8,9 +8,9 @@ import attrs
 import numpy as np
 import torch
 
+from paracore import Problem
 from paracore.errors import ConfigurationError
 from paracore.parts.options import integer, number
-from paracore.problem import Problem
 from paracore.strategies import DampingPolicy
 from paracore.window import Bools, Floats, Round
 from paracore_ropa.damping import move_norms

@@ -7,9 +7,9 @@ from typing import Any
 import attrs
 import numpy as np
 
+from paracore import Problem
 from paracore.errors import ConfigurationError
 from paracore.parts.options import integer, number
-from paracore.problem import Problem
 from paracore.schemes import RowWeights, look_ahead_weights
 from paracore.strategies import ResidualConstruction
 from paracore.window import Ints, Round, RowNorms, Window

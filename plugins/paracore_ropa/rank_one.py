@@ -6,7 +6,7 @@ import attrs
 import numpy as np
 import torch
 
-from paracore.schemes.table import compute_dtype
+from paracore.schemes import compute_dtype
 from paracore.window import Bools, Floats, Round, per_sample, to_numpy
 from paracore_ropa.band import inner
 

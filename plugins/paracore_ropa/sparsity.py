@@ -8,9 +8,9 @@ import attrs
 import numpy as np
 import torch
 
+from paracore import Problem
 from paracore.errors import ConfigurationError
 from paracore.parts.options import integer, number
-from paracore.problem import Problem
 from paracore.strategies import Selection
 from paracore.window import Bools, Floats, Ints, Round, RowNorms, Window, where_rows
 from paracore_ropa.interpolation import between, clock, neighbours

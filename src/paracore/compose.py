@@ -15,7 +15,7 @@ from paracore.plugins.registry import registry
 from paracore.sampler import Sampler
 from paracore.strategies import Strategy
 
-__all__ = ["DEFAULTS", "compose", "sampler"]
+__all__ = ["DEFAULTS", "DEFAULT_SAMPLER", "compose", "sampler"]
 
 DEFAULTS: dict[str, str] = {
     "residual": "look-ahead",
@@ -29,6 +29,7 @@ DEFAULTS: dict[str, str] = {
 """The part of each kind that a composition gets when none is named."""
 
 DEFAULT_SAMPLER = "ropa"
+"""The sampler that is meant when none is named."""
 
 
 def compose(

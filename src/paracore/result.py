@@ -55,6 +55,7 @@ class Result:
         interpolated: ``(B,)`` accepted rows whose output was interpolated, not evaluated.
         error_estimate: ``(B,)`` estimated relative error against the sequential sample, if the stopping rule keeps
             one. It is right on average; it is no certificate for a single sample.
+        steps: N, the steps of the scheme.
         trajectory: ``(N + 1, B, *event)`` accepted states, if asked for.
         trace: one record per round, if asked for.
         wall_time: seconds of the whole solve.

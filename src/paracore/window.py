@@ -14,11 +14,30 @@ from paracore.problem import NoiseTape
 from paracore.schemes.table import Scheme, compute_dtype
 from paracore.schemes.weights import RowWeights, look_ahead_weights
 
-__all__ = ["Local", "Round", "RowNorms", "Window", "per_sample", "rms", "small_solve", "to_numpy", "where_rows"]
+__all__ = [
+    "Bools",
+    "Floats",
+    "Ints",
+    "Local",
+    "Round",
+    "RowNorms",
+    "Window",
+    "per_sample",
+    "rms",
+    "small_solve",
+    "to_numpy",
+    "where_rows",
+]
 
 Floats = npt.NDArray[np.float64]
+"""Numbers per row and sample, ``(P, B)``, or per sample, ``(B,)``."""
+
 Ints = npt.NDArray[np.int64]
+"""Integers per row and sample, ``(P, B)``, or per sample, ``(B,)``."""
+
 Bools = npt.NDArray[np.bool_]
+"""Masks over rows and samples, ``(P, B)``, or samples, ``(B,)``."""
+
 Local = Callable[[int, torch.Tensor], torch.Tensor]
 """``local(row, v) -> G v``: an output's response to a move ``v (B, *event)`` of its state."""
 

@@ -14,6 +14,7 @@ from paracore.errors import CheckpointError, ConfigurationError, ParacoreError, 
 __all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "fail", "note", "report"]
 
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+"""Exit codes: what was asked for cannot be done; it was tried and failed; Ctrl-C."""
 
 _INPUT = (ConfigurationError, UnknownNameError, PluginError, CheckpointError)
 _MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EPIPE}

@@ -124,6 +124,10 @@ class Crew(Closing, Generic[Work, Answer]):
         """How many workers are left."""
         return sum(self._alive)
 
+    def is_alive(self, worker: int) -> bool:
+        """Whether a worker is left, or another took its place."""
+        return self._alive[worker]
+
     def _answers(self, jobs: list[Job[Work]], incidents: list[str]) -> tuple[list[Answer], list[int]]:
         """Each job's answer, and the worker it came from.
 

@@ -18,7 +18,12 @@ __all__ = ["Hit", "Move", "Turn", "take"]
 
 @attrs.frozen(eq=False)
 class Move:
-    """A track, and the output at its newest state (zero where there is none)."""
+    """A track that was evaluated.
+
+    Attributes:
+        before: the track, its newest state being the one that was evaluated.
+        output: ``(B, *event)`` network output there, zero where there is none.
+    """
 
     before: Track
     output: torch.Tensor
@@ -46,10 +51,14 @@ class Turn:
     """What a method works with in one round.
 
     Attributes:
+        problem: what is sampled.
+        tape: its noise.
         moves: the tracks that were evaluated, the exact chain first.
         steps: the tracks that step after it, by their keys.
         waiting: the tracks that were not evaluated.
-        running: ``(B,)``.
+        running: ``(B,)`` samples that are not done.
+        memory: what the method keeps beside its tracks; it is replaced by what ``follow`` returns.
+        trajectory: ``(N + 1, B, *event)`` states of the exact chain so far, if asked for.
     """
 
     problem: Problem
