@@ -37,7 +37,7 @@ def test_a_plugin_for_a_later_version_is_refused():
         collect(FOUND, made_for(paracore_api=3))
     assert str(caught.value) == (
         f"my-dist 1.2 was made for version 3 of paracore's hooks; paracore {own_version()} has version 1: "
-        "upgrade paracore, or install a release of my-dist with version 1"
+        "upgrade paracore, or install a release of my-dist that was made for version 1"
     )
 
 
@@ -48,7 +48,7 @@ def test_a_plugin_for_an_earlier_version_is_refused(monkeypatch):
             collect(FOUND, made_for(**said))
         assert str(caught.value) == (
             f"my-dist 1.2 was made for version 1 of paracore's hooks; paracore {own_version()} has version 2: "
-            "upgrade my-dist, or install a release of paracore with version 1"
+            "upgrade my-dist, or install a release of paracore that has version 1"
         )
     assert collect(FOUND, made_for(paracore_api=2)).api == 2
 

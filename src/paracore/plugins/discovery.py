@@ -78,12 +78,15 @@ def _api(plugin: Plugin, asked: object) -> int:
     if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
         raise PluginError(f"paracore_api is {asked!r}; the version of the hooks is needed, like paracore_api = {API}")
     if asked != API:
-        what = f"{plugin.distribution} {plugin.version}"
-        other = "upgrade paracore" if asked > API else f"upgrade {plugin.distribution}"
+        name = plugin.distribution
+        remedy = (
+            f"upgrade paracore, or install a release of {name} that was made for version {API}"
+            if asked > API
+            else f"upgrade {name}, or install a release of paracore that has version {asked}"
+        )
         raise PluginError(
-            f"{what} was made for version {asked} of paracore's hooks; paracore {own_version()} has version {API}: "
-            f"{other}, or install a release of {plugin.distribution if asked > API else 'paracore'} with version "
-            f"{API if asked > API else asked}"
+            f"{name} {plugin.version} was made for version {asked} of paracore's hooks; paracore {own_version()} has "
+            f"version {API}: {remedy}"
         )
     return asked
 
