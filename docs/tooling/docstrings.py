@@ -103,12 +103,14 @@ def _reference(at: griffe.Object, name: str, index: Index, shown: dict[str, str]
             path = at.resolve(name)
         except griffe.NameResolutionError:
             return f"`{name}`"
+    defined = _defined(path, index)
+    if defined in shown:
+        return f"[`{name}`][{shown[defined]}]"
     owner, _, last = path.rpartition(".")
-    for whole, member in ((path, ""), (owner, f".{last}")):
-        defined = _defined(whole, index)
-        item = index.get(f"{defined}{member}")
-        if defined in shown and item is not None and item.has_docstring and not last.startswith("_"):
-            return f"[`{name}`][{shown[defined]}{member}]"
+    holder, member = _defined(owner, index), index.get(f"{_defined(owner, index)}.{last}")
+    documented = member is not None and member.has_docstring and not last.startswith("_")
+    if holder in shown and isinstance(index.get(holder), griffe.Class) and documented:
+        return f"[`{name}`][{shown[holder]}.{last}]"
     return f"`{name}`"
 
 
