@@ -56,7 +56,7 @@ class calling:  # noqa: N801 - a context manager
             if not same or _versions(tensors) != self._versions:
                 who = named(self._kind, self._part)
                 raise StrategyError(f"{who} wrote into the engine's tensors; strategies must return new ones")
-        elif isinstance(error, Exception):
+        elif isinstance(error, Exception) and not isinstance(error, StopIteration):  # which ends a solve that asks
             who = named(self._kind, self._part)
             error.add_note(f"raised by the {who}")
             if "read-only" in str(error):

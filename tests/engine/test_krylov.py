@@ -97,6 +97,17 @@ def test_products_are_asked_for_only_once_rounds_were_saved_and_they_help():
     assert spent > 0
 
 
+def test_whose_part_it_is_is_not_looked_up_while_nothing_is_wrong(monkeypatch):
+    """It reads what is installed: milliseconds; the generator's end is an exception in every round."""
+    asked = []
+    monkeypatch.setattr("paracore.guard.origin_of", asked.append)
+    case = make_case(exponential_scheme(30), batch=1, dim=3, stiffness=0.3, linear=True)
+    counting = Counting(case.evaluator(jvp=True))
+    assert paracore.solve(Engine(composition(tolerance=1e-3, window=8)), case.problem, counting).ok
+    assert any(counting.tangents)
+    assert not asked
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_spare_rounds_are_kept_per_sample(seed):
     case = random_case(seed, kind=["flow", "multistep", "ddpm", "table-memory"][seed % 4], steps=14, batch=3)
