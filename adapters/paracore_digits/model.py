@@ -134,9 +134,15 @@ def _velocity(network: DigitsUNet, x: torch.Tensor, t: torch.Tensor, labels: tor
     return out
 
 
+def _untrained() -> DigitsUNet:
+    """The network with numbers of no use, whose drawing leaves the caller's random generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        return DigitsUNet()
+
+
 @functools.cache
 def _network(weights: str | None, dtype: torch.dtype, device: torch.device) -> DigitsUNet:
-    network = DigitsUNet()
+    network = _untrained()
     network.load_state_dict(_tensors(weights))
     return network.to(device, dtype).eval().requires_grad_(False)
 
@@ -151,7 +157,7 @@ def _tensors(weights: str | None) -> dict[str, torch.Tensor]:
         raise _unusable(weights, f"cannot be read ({error.strerror or type(error).__name__})") from error
     except SafetensorError as error:
         raise _unusable(weights, f"is damaged ({str(error).splitlines()[0]})") from error
-    expected = {name: value.shape for name, value in DigitsUNet().state_dict().items()}
+    expected = {name: value.shape for name, value in _untrained().state_dict().items()}
     wrong = sorted(expected.keys() ^ found.keys()) or [k for k, shape in expected.items() if found[k].shape != shape]
     if wrong:
         raise _unusable(weights, f"is for another network (parameter {wrong[0]!r} differs)")

@@ -46,6 +46,11 @@ class Anderson(JacobianApproximation):
     reads_residuals = True
     reference = "Tang et al. 2024 (ParaTAA), arXiv:2402.09970, Section 3 and Algorithm 1; Anderson 1965"
 
+    @property
+    def causal(self) -> bool:  # type: ignore[override]
+        """The triangular form only: one ``gamma`` for the whole window reads all of its rows."""
+        return self.gram == "triangular"
+
     def start(self, problem: Problem, rows: int) -> dict[str, Any]:
         """Nothing remembered."""
         return empty()

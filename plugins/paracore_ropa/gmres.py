@@ -48,6 +48,7 @@ class GMRES(JacobianApproximation):
 
     needs = frozenset({"jvp"})
     reads_residuals = True
+    causal = False  # the Krylov space is that of the whole window
     reference = "ROPA, Section 4.3; Saad and Schultz 1986 (GMRES); Knoll and Keyes 2004 (Jacobian-free Newton-Krylov)"
 
     def __attrs_post_init__(self) -> None:

@@ -59,6 +59,7 @@ class LCurve(DampingPolicy):
     points: int = attrs.field(default=13, validator=integer(3))
 
     retries: ClassVar[int] = MOST_POINTS
+    causal = False  # one factor for all rows
     reference = "ROPA, Section 4.1; Hansen 1992, Analysis of discrete ill-posed problems by means of the L-curve"
 
     def __attrs_post_init__(self) -> None:

@@ -212,3 +212,14 @@ def paracore_citations() -> Mapping[str, str]:
         "l-curve": citations.ROPA + citations.L_CURVE,
         "noise": citations.ROPA,
     }
+
+
+@paracore.hookimpl
+def paracore_conformance() -> Mapping[str, paracore.Conformance]:
+    """What the paper's parts are known to fail."""
+    slow = "as the paper has it: a factor that only grows while the step is long against the residual saves no round"
+    far = "as the paper has it: entering states are noise of unit size, whatever the noise level there"
+    return {
+        "step-ratio": paracore.Conformance(expected_failures={"check_converges_on_linear": slow}),
+        "noise": paracore.Conformance(expected_failures={"check_guesses_are_near": far}),
+    }

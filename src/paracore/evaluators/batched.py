@@ -91,5 +91,11 @@ class Batched:
 
 
 def batched(denoiser: Denoiser, *, max_batch: int | None = None, jvp: bool = False) -> Batched:
-    """An evaluator on one device; see :class:`Batched`."""
+    """An evaluator on one device; see :class:`Batched`.
+
+    Args:
+        denoiser: any callable ``denoiser(x, t, rows)``.
+        max_batch: most rows in one network call; ``None`` is no limit.
+        jvp: answer tangents.
+    """
     return Batched(denoiser, max_batch, jvp)

@@ -93,6 +93,7 @@ class ErrorTarget(StoppingRule):
 
     unit = "relative root-mean-square error of the sample against the sequential sampler's"
     reads_changes = True
+    causal = False  # what later rows showed of the network's response counts too
     reference = "this library: docs/mathematics.md, the error target"
 
     def start(self, problem: Problem, rows: int) -> dict[str, Any]:

@@ -120,6 +120,8 @@ class Hold(Initializer):
 class Linear(Initializer):
     """Outputs extrapolated linearly in the scheme's time from the newest two, carried through the scheme."""
 
+    reference = "Adams-Bashforth extrapolation of order 2, in the scheme's own time"
+
     def enter(self, window: Window, rows: Bools, last: Round | None, state: Any) -> list[torch.Tensor]:
         """Sweep with the extrapolated outputs."""
         return _extrapolate(window, rows, last, 1.0)
@@ -134,6 +136,8 @@ class DampedLinear(Initializer):
     """
 
     trend: float = attrs.field(default=0.5, validator=number(0.0, 1.0))
+
+    reference = "this library: docs/mathematics.md; Gardner and McKenzie 1985 damp a trend for the same reason"
 
     def enter(self, window: Window, rows: Bools, last: Round | None, state: Any) -> list[torch.Tensor]:
         """Sweep with the extrapolated outputs."""

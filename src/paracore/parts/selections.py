@@ -19,6 +19,8 @@ __all__ = ["AllRows", "EveryKth"]
 class AllRows(Selection):
     """Evaluates every row of the window."""
 
+    reference = "Shih et al. 2023 (ParaDIGMS), arXiv:2305.16317, Algorithm 1"
+
     def rows(self, window: Window, state: Any) -> Bools:
         """All of them."""
         return np.ones(window.nodes.shape, dtype=np.bool_)

@@ -112,6 +112,7 @@ class FixedRounds(StoppingRule):
     rounds: int = attrs.field(default=10, validator=integer(1))
 
     unit = "not used (any positive number)"
+    reference = "this library: a budget of rounds, as every published table of fixed rounds implies"
     outcome = Status.BUDGET_COMPLETED
 
     def check(self, problem: Problem, width: int, tolerance: float) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+
 from paracore import evaluators, parts
-from paracore.plugins.hookspecs import Factories, hookimpl
+from paracore.plugins.conformance import Conformance
+from paracore.plugins.hookspecs import Conformances, Factories, hookimpl
+from paracore.problem import Problem
 from paracore.strategies import NoDamping, NoJacobian, NoPreconditioner
 
 __all__: list[str] = []
@@ -72,3 +76,18 @@ def paracore_evaluators() -> Factories:
         "distributed": evaluators.distributed,
         "ray": evaluators.ray,
     }
+
+
+@hookimpl
+def paracore_conformance() -> Conformances:
+    """A guess from an earlier trajectory belongs to its problem."""
+    return {"warm-start": Conformance(examples=(_earlier,))}
+
+
+def _earlier(problem: Problem) -> parts.WarmStart:
+    """Some trajectory: the initial state, scaled with the noise level where it is known."""
+    scheme, x0 = problem.scheme, problem.x0
+    size = torch.ones(scheme.steps + 1, dtype=torch.float64)
+    if scheme.levels is not None:
+        size = torch.from_numpy(scheme.levels.sigma / max(float(scheme.levels.sigma[0]), 1e-30))
+    return parts.WarmStart((x0 * size.to(x0).reshape(-1, *[1] * x0.ndim)).to(x0.dtype))

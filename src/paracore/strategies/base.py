@@ -20,12 +20,15 @@ class Strategy(abc.ABC):  # noqa: B024 - the kinds below it are abstract
     Attributes:
         needs: capabilities that must be there: ``"levels"`` (the scheme's noise levels), ``"score"`` (levels, and a
             known prediction), ``"jvp"`` (the evaluator answers tangents).
+        causal: whether what a row gets depends on itself and earlier rows alone. ``False`` for a part that reads later
+            rows on purpose (one least-squares fit for the whole window, say).
         null: whether the part does nothing, so that the engine may skip its work.
         reference: the source: paper and equation, for ``paracore show``.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
     null: ClassVar[bool] = False
+    causal: ClassVar[bool] = True
     reference: ClassVar[str] = ""
 
     def start(self, problem: Problem, rows: int) -> Any:

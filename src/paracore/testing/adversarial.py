@@ -43,7 +43,7 @@ from paracore.strategies import (
     Selection,
     StoppingRule,
 )
-from paracore.window import Bools, Floats, Ints, Local, Round, Window
+from paracore.window import Bools, Floats, Ints, Local, Round, Window, per_sample
 
 __all__ = [
     "MODES",
@@ -58,6 +58,7 @@ __all__ = [
     "ConstantDamping",
     "ScalarJacobian",
     "ScaledPreconditioner",
+    "Substitution",
     "random_composition",
 ]
 
@@ -264,6 +265,27 @@ class ScalarJacobian(JacobianApproximation):
 
     def local(self, round: Round, state: Any) -> Local:
         return lambda row, v: v * self.value
+
+
+@attrs.frozen
+class Substitution(JacobianApproximation):
+    """``J dX = R`` with the residual's own linear part, by forward substitution: the look-ahead has no effect."""
+
+    reads_residuals: ClassVar[bool] = True
+
+    def solve(
+        self, round: Round, weights: RowWeights | None, rhs: torch.Tensor | None, damping: Floats, state: Any
+    ) -> torch.Tensor:
+        assert weights is not None
+        assert rhs is not None
+        depth = round.window.scheme.memory
+        moves = [torch.zeros_like(rhs[0])] * (depth + 1)  # of the history and the front
+        for r in range(len(rhs)):
+            move = -rhs[r]
+            for m in range(depth + 1, depth + 1 + r):
+                move = move + per_sample(weights.x[r, m], move) * moves[m]
+            moves.append((move / per_sample(1.0 + damping[r], move)).to(rhs.dtype))
+        return torch.stack([x + dx for x, dx in zip(round.window.state_rows[1:], moves[depth + 1 :], strict=True)])
 
 
 def random_composition(

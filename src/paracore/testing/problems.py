@@ -68,13 +68,19 @@ class SmoothNetwork:
 
 @attrs.frozen(eq=False)
 class Case:
-    """A problem with its network."""
+    """A problem with its network.
+
+    Attributes:
+        problem: the problem.
+        network: its denoiser.
+        label: in words, for reports.
+        alone: the same case with one sample, by the sample's number.
+    """
 
     problem: Problem
     network: Denoiser
     label: str
     alone: Callable[[int], Case] = attrs.field(repr=False)
-    """``b -> `` the same case with sample ``b`` alone."""
 
     def evaluator(self, max_batch: int | None = 1, jvp: bool = False) -> Batched:
         """An evaluator; one row at a time unless told otherwise, so that bits do not depend on the request."""
