@@ -126,9 +126,9 @@ FAULTS = {
 }
 
 
-def test_everything_else_works(folder, tmp_path):
-    done = program(folder, *SAMPLE, "--damping", "half", "--out", str(tmp_path / "x"))
-    assert done.returncode == 0, done.stderr
+def test_everything_else_works(here, tmp_path):
+    done = CliRunner().invoke(app, [*SAMPLE, "--damping", "half", "--out", str(tmp_path / "x")])
+    assert done.exit_code == 0, done.stderr
     assert done.stderr == ""
     assert (tmp_path / "x.npy").exists()
 
