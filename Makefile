@@ -46,7 +46,7 @@ test-slow: $(VENV)/.test
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy src/paracore plugins/* adapters/*
+	$(BIN)/mypy src/paracore src/paracore_pytest plugins/* adapters/*
 
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -1,7 +1,8 @@
 """``pytest --pyargs my_plugin`` runs the conformance kit on everything that the plugin registers.
 
 The module that an entry point of the group ``paracore`` names is collected, if pytest was asked for it or for a package
-that holds it by name (``--pyargs``). Loaded by pytest itself (entry point ``pytest11``); imports nothing until then.
+that holds it by name (``--pyargs``). pytest loads this package wherever paracore is installed: it lies outside of
+``paracore``, and imports nothing of it before it has something to collect.
 """
 
 from __future__ import annotations
