@@ -15,9 +15,11 @@ import attrs
 import pytest
 
 import paracore
+from paracore.compose import DEFAULTS
 from paracore.composition import KINDS
 from paracore.plugins import HOOKS, Registry
 from paracore.plugins.hookspecs import HookSpecs
+from paracore.testing import checks_for, run_checks
 
 DOCS = Path(__file__).parents[2] / "docs" / "plugins"
 CONTRACTS: dict[str, list[type]] = {
@@ -80,6 +82,20 @@ def test_every_kind_has_a_page_and_no_other_is_there():
     assert {page.stem for page in (DOCS / "contracts").glob("*.md")} == {"README", *HOOKS}
 
 
+def checks_named(page: str) -> set[str]:
+    text = (DOCS / "contracts" / f"{page}.md").read_text()
+    listed = re.search(r"^(Checked by|\| contract \|) .*?\n\n", text, flags=re.M | re.S)
+    return set(re.findall(r"`(check_\w+)`", listed[0] if listed else ""))
+
+
+@pytest.mark.parametrize("kind", HOOKS)
+def test_a_contract_names_the_checks_of_its_kind(kind):
+    one = {**DEFAULTS, "sampler": "picard", "model": "linear", "evaluator": "batched"}[kind]
+    shared = checks_named("README") if kind in KINDS else set()
+    assert checks_named(kind) | shared == {check.__name__ for check in checks_for(f"{kind}:{one}")}
+    assert not checks_named(kind) & shared
+
+
 def hook_sections() -> dict[str, str]:
     text = (DOCS / "hooks.md").read_text()
     return dict(re.findall(r"^## `(paracore_\w+)`\n(.*?)(?=^## )", text, flags=re.M | re.S))
@@ -131,3 +147,20 @@ def test_toml_can_be_read(page):
     for source in re.findall(r"^```toml\n(.*?)^```", page.read_text(), flags=re.M | re.S):
         points = tomllib.loads(source).get("project", {}).get("entry-points", {})
         assert set(points) <= {"paracore"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["README", *(f"contracts/{kind}" for kind in HOOKS)])
+def test_examples_pass_the_conformance_kit(page):
+    shown = executed(fenced((DOCS / f"{page}.md").read_text(), "python"))
+    own = [made for name, made in shown.items() if getattr(made, "__module__", "") == "document"]
+    own = [made for made in own if not made.__name__.startswith("paracore_")]
+    assert own
+    for example in own:
+        kind = page.rpartition("/")[2] if "/" in page else "stopping"
+        expected = {
+            "check_contains_nonfinite": "two shots may agree before the network's outputs are not finite",
+            "check_converges_on_linear": "two shots agree to a small tolerance at the end alone",
+        }
+        report = run_checks(example, kind, expected_failures=expected if example.__name__ == "Shots" else None)
+        assert report.passed, str(report)
