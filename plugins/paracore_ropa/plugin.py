@@ -219,7 +219,16 @@ def paracore_conformance() -> Mapping[str, paracore.Conformance]:
     """What the paper's parts are known to fail."""
     slow = "as the paper has it: a factor that only grows while the step is long against the residual saves no round"
     far = "as the paper has it: entering states are noise of unit size, whatever the noise level there"
+    shrunk = "as printed: H^-1 changes the length of the step in all directions, by 1 / (lambda g^2 |s|^2)"
     return {
         "step-ratio": paracore.Conformance(expected_failures={"check_converges_on_linear": slow}),
         "noise": paracore.Conformance(expected_failures={"check_guesses_are_near": far}),
+        "lml": paracore.Conformance(
+            expected_failures={
+                "check_converges_on_linear": shrunk,
+                "check_size_independent": shrunk,
+                "check_stays_at_the_solution": shrunk,
+            }
+        ),
+        "banded-lml": paracore.Conformance(expected_failures={"check_converges_on_linear": shrunk}),
     }

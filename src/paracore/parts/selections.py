@@ -19,6 +19,7 @@ __all__ = ["AllRows", "EveryKth"]
 class AllRows(Selection):
     """Evaluates every row of the window."""
 
+    causal = True
     reference = "Shih et al. 2023 (ParaDIGMS), arXiv:2305.16317, Algorithm 1"
 
     def rows(self, window: Window, state: Any) -> Bools:
@@ -43,6 +44,7 @@ class EveryKth(Selection):
     stride: int = attrs.field(default=2, validator=integer(0))
     trend: float = 0.5
 
+    causal = True
     reference = "this library: docs/mathematics.md, skipped rows"
 
     def span(self, width: int, steps: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -14,7 +14,14 @@ __all__ = ["Selection"]
 
 
 class Selection(Strategy):
-    """Chooses rows to evaluate, and fills in the outputs of the others. The front is always evaluated."""
+    """Chooses rows to evaluate, and fills in the outputs of the others. The front is always evaluated.
+
+    Attributes:
+        causal: whether the choice for a row depends on itself and earlier rows alone. A budget that is shared out over
+            the window does not, and need not.
+    """
+
+    causal: ClassVar[bool] = False
 
     def span(self, width: int, steps: int) -> int:
         """P: how many rows the window has for ``width`` evaluations per round and sample, of ``steps`` nodes in all."""

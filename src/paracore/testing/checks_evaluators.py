@@ -44,6 +44,14 @@ class Guided(Picture):
     calls_per_evaluation = 2
 
 
+class Hollow(Picture):
+    """Some of its numbers are not finite."""
+
+    def __call__(self, x: torch.Tensor, t: torch.Tensor, rows: Rows) -> torch.Tensor:
+        values = super().__call__(x, t, rows)
+        return torch.where(x > 0.5, torch.full_like(values, float("nan")), values)
+
+
 class Broken(Picture):
     """It raises for one node."""
 
@@ -178,3 +186,14 @@ def check_evaluator_drives_a_solve(thing: Any) -> None:
                 raise CheckFailure(f"{subject.label}: {found.total_rounds} rounds, not {expected.total_rounds}")
             if tolerance == 0:
                 _same(found.sample, sequential(problem, alone), f"{subject.label}: at tolerance 0")
+
+
+def check_evaluator_hands_on_nonfinite(thing: Any) -> None:
+    """Numbers that are not finite are handed on where the network gave them, and nowhere else."""
+    subject = subject_of(thing, "evaluator")
+    with _open(subject, Hollow()) as evaluator:
+        for size in (2, 5):
+            request = _request(size, 4)
+            found, expected = evaluator.evaluate(request).values, Batched(Hollow()).evaluate(request).values
+            if not torch.equal(found.isnan(), expected.isnan()):
+                raise CheckFailure(f"{subject.label}: the network gave NaN in other places than the evaluator")

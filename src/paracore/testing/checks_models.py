@@ -18,6 +18,7 @@ from paracore.testing.subject import Subject, subject_of
 
 __all__ = [
     "check_model_answers_its_scheme",
+    "check_model_counts_calls",
     "check_model_images",
     "check_model_labels_follow_their_samples",
     "check_model_outputs",
@@ -218,3 +219,25 @@ def check_model_images(thing: Any) -> None:
         raise CheckFailure(f"{subject.label}: images are {tuple(pictures.shape)}; (B, H, W) or (B, H, W, 3) is needed")
     if float(pictures.min()) < 0 or float(pictures.max()) > 1:
         raise CheckFailure(f"{subject.label}: images reach {float(pictures.min()):.3g} to {float(pictures.max()):.3g}")
+
+
+def check_model_counts_calls(thing: Any) -> None:
+    """``calls_per_evaluation`` says what an evaluation costs: two passes, where guidance extrapolates from two."""
+    subject = subject_of(thing)
+    model = _model(subject)
+    scheme, rows = flow_euler(STEPS), _rows()
+    plain = model.denoiser(scheme, _labels(model, 3))
+    costs = [getattr(plain, "calls_per_evaluation", 1)]
+    if model.classes:
+        x = _states(model, scheme, rows, torch.float64)
+        one, two, three = (
+            _call(model.denoiser(scheme, _labels(model, 3), g), scheme, x, rows) for g in (1.0, 2.0, 3.0)
+        )
+        guided = model.denoiser(scheme, _labels(model, 3), 2.0)
+        costs.append(getattr(guided, "calls_per_evaluation", 1))
+        spread = float((two - one).abs().max())
+        if spread > 0 and float((three - 2 * two + one).abs().max()) <= 1e-6 * spread and costs[1] < 2:
+            raise CheckFailure(f"{subject.label}: guidance extrapolates from two passes, and it says that it makes one")
+    for cost in costs:
+        if isinstance(cost, bool) or not isinstance(cost, int) or cost < 1:
+            raise CheckFailure(f"{subject.label}: calls_per_evaluation is {cost!r}; an integer of at least 1 is needed")

@@ -18,7 +18,7 @@ __all__ = ["check_documented", "check_immutable_record"]
 
 
 def check_documented(thing: Any) -> None:
-    """It has a docstring of its own that names every option, and says where it comes from (``reference``)."""
+    """It has a docstring of its own that names every option; strategies and models say where they come from."""
     subject = subject_of(thing)
     source = subject.source
     own = source.__doc__ if not inspect.isclass(source) else source.__dict__.get("__doc__")
@@ -30,14 +30,14 @@ def check_documented(thing: Any) -> None:
     for name in options_of(source):
         if name != "denoiser" and not re.search(rf"\b{re.escape(name)}\b", text):
             raise CheckFailure(f"{subject.label}: the docstring does not say what the option {name!r} does")
-    if subject.kind == "evaluator" or getattr(source, "null", False):
+    if subject.kind in ("evaluator", "sampler") or getattr(source, "null", False):
         return
     owner = getattr(source, "__self__", None)  # of a class method
     reference = getattr(source, "reference", "") or getattr(owner, "reference", "")
     if not (isinstance(reference, str) and reference.strip()) and not re.search(r"^\s*References?:", own, re.MULTILINE):
         raise CheckFailure(
-            f"{subject.label} does not say where it comes from: set reference = 'paper and equation' (a preset: a line "
-            "'Reference: ...' in its docstring)"
+            f"{subject.label} does not say where it comes from: set reference = 'paper and equation', or give its "
+            "docstring a line 'Reference: ...'"
         )
 
 
@@ -61,6 +61,8 @@ def check_immutable_record(thing: Any) -> None:
     if attrs.has(type(one)) and "__eq__" in vars(type(one)) and one != two:
         raise CheckFailure(f"{subject.label}: two of the same options are not equal")
     for field in attrs.fields(type(one)) if attrs.has(type(one)) else ():
+        if not field.repr:
+            raise CheckFailure(f"{subject.label}: its repr hides {field.name!r}; a checkpoint tells parts apart by it")
         if isinstance(getattr(one, field.name), list | dict | set):
             raise CheckFailure(
                 f"{subject.label}: option {field.name!r} is a {type(getattr(one, field.name)).__name__}, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +17,7 @@ from paracore.testing.checks_behaviour import easy_case, run
 from paracore.testing.checks_strategies import engine_of, seen_of
 from paracore.testing.drive import CheckFailure
 from paracore.testing.hosts import cases, trials
-from paracore.testing.problems import Case
+from paracore.testing.problems import Case, exponential_scheme, make_case
 from paracore.testing.subject import subject_of
 from paracore.window import Round, Window
 
@@ -137,3 +138,29 @@ def check_size_independent(thing: Any) -> None:
                     raise CheckFailure(
                         f"{one.label}: {len(b.asked)} rounds for samples four times as long, not {len(mine)}"
                     )
+
+
+def check_unit_of_the_state(thing: Any) -> None:
+    """A rule whose unit is relative decides the same whatever unit the state is in."""
+    subject = subject_of(thing)
+    case = make_case(exponential_scheme(12), seed=2, batch=2, dim=3)
+    unit = subject.part(case.problem).unit.lower()  # type: ignore[attr-defined]
+    if not re.search("relative|state.s size", unit) or " and " in unit:  # two quantities: one may be absolute
+        return
+    network: Any = case.network
+    scaled = attrs.evolve(
+        case,
+        problem=attrs.evolve(case.problem, x0=case.problem.x0 * 1024),
+        network=lambda x, t, rows: network(x / 1024, t, rows) * 1024,
+    )
+    for tolerance in (1e-1, 1e-2, 1e-3):
+        for one, other in zip(
+            trials(subject, case, window=6, tolerance=tolerance),
+            trials(subject, scaled, window=6, tolerance=tolerance),
+            strict=True,
+        ):
+            a, b = run(one), run(other)
+            if [(x.nodes, x.samples) for x in a.asked] != [(x.nodes, x.samples) for x in b.asked]:
+                raise CheckFailure(
+                    f"{one.label}: its unit is {unit!r}, and it decides otherwise where states are 1024 times as large"
+                )

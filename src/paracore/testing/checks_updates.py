@@ -8,15 +8,15 @@ import attrs
 import numpy as np
 import torch
 
-from paracore.parts import WarmStart
+from paracore.parts import AbsoluteChange, WarmStart
 from paracore.request import Request
 from paracore.schemes import RowWeights
 from paracore.sequential import sequential
-from paracore.testing.checks_strategies import engine_of, seen_of, shown, window_of
+from paracore.testing.checks_strategies import engine_of, part_of, seen_of, shown, window_of
 from paracore.testing.drive import CheckFailure
 from paracore.testing.hosts import cases, trials
 from paracore.testing.problems import Case, LinearNetwork, exponential_scheme, make_case
-from paracore.testing.subject import subject_of
+from paracore.testing.subject import Subject, subject_of
 from paracore.testing.watch import Call, Evidence, collect, evidence
 from paracore.window import Round
 
@@ -117,20 +117,17 @@ def check_zero_residual_gives_zero_update(thing: Any) -> None:
 
 def check_damping_enters(thing: Any) -> None:
     """A solve of its own owns how the damping enters: factors beyond all bounds leave the states where they are."""
-    subject, seen = seen_of(thing)
-    for call in seen.of("solve"):
-        round, weights, rhs, damping, state = call.args
-        part: Any = engine_of(subject, call).composition.jacobian
-        free = part.solve(round, weights, rhs, np.zeros_like(damping), state)
-        held = part.solve(round, weights, rhs, np.full_like(damping, 1e12), state)
-        if free is None or hasattr(free, "send") or held is None:
+    _, seen = seen_of(thing)
+    for call, free, held in seen.damped:
+        window = window_of(call.args[0])
+        if free is None or held is None:
             continue
-        inside = torch.from_numpy(round.window.valid)
-        moves = [(new - torch.stack(list(round.window.state_rows[1:])))[inside].abs() for new in (free, held)]
-        if len(moves[0]) and float(moves[0].max()) > 1e-9 and not float(moves[1].max()) <= 0.5 * float(moves[0].max()):
+        inside = torch.tensor(window.valid)
+        known = torch.stack(window.state_rows[1:])
+        far, near = (float((torch.stack(list(new)) - known)[inside].abs().max()) for new in (free, held))
+        if far > 1e-9 and not near <= 0.5 * far:
             raise CheckFailure(
-                f"solve, {call.trial.label}: moves by {float(moves[1].max()):.2g} at a damping of 1e12, by "
-                f"{float(moves[0].max()):.2g} without"
+                f"solve, {call.trial.label}: moves by {near:.2g} at a damping of 1e12, by {far:.2g} without"
             )
 
 
@@ -185,6 +182,32 @@ def check_response_within_the_truth(thing: Any) -> None:
                             f"local, {trial.label}: row {row} answers with {float(along.min()):.3g} times the "
                             f"network's true response, and at most {float(size.max()):.3g} times its size"
                         )
+
+
+def check_null_does_nothing(thing: Any) -> None:
+    """``null`` says that the part does nothing, and the engine leaves it out: it must do nothing."""
+    subject = subject_of(thing)
+    if not part_of(subject).null:
+        return
+    donor = Subject("stopping", "any rule", AbsoluteChange, lambda problem=None: AbsoluteChange())
+    for call in evidence(donor).of("converged")[:12]:
+        round = call.args[0]
+        part: Any = subject.part(call.trial.case.problem)
+        state = part.start(call.trial.case.problem, round.window.rows)
+        rhs = torch.ones((round.window.rows, *call.trial.case.problem.x0.shape), dtype=torch.float64)
+        none = np.zeros(round.age.shape)
+        if subject.kind == "damping" and np.asarray(part.factors(round, state)).any():
+            raise CheckFailure(f"{subject.label} is null, and gives factors that are not zero")
+        if subject.kind == "preconditioner" and not torch.equal(part.apply(round, rhs, none, state), rhs):
+            raise CheckFailure(f"{subject.label} is null, and changes the residual")
+        if subject.kind == "jacobian":
+            gives = (
+                part.local(round, state),
+                part.solve(round, None, rhs, none, state),
+                part.probes(round.window, state),
+            )
+            if any(given is not None for given in gives):
+                raise CheckFailure(f"{subject.label} is null, and answers with a response, states or probes")
 
 
 def check_factors_are_not_negative(thing: Any) -> None:

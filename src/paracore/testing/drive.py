@@ -80,6 +80,8 @@ def drive(
     while (request := sampler.request(state)) is not None:
         if len(asked) == most:
             raise CheckFailure(f"{sampler!r} made {most} requests for {problem.scheme.steps} steps and did not end")
+        if request.tangents is not None and "jvp" not in sampler.needs:
+            raise CheckFailure("tangents are asked for, and needs has no 'jvp'")
         answer = evaluator.evaluate(request)
         kept = request.states.clone(), answer.values.clone()
         asked.append(Asked(tuple(request.nodes.tolist()), tuple(request.samples.tolist()), *kept))
@@ -114,7 +116,7 @@ class AfterNode:
 
 @attrs.frozen(eq=False)
 class ForSample:
-    """A network that is another one for one sample, from a node on."""
+    """A network that is another one for one sample, from a node on; ``"calm"`` is a constant."""
 
     inner: Denoiser
     sample: int
@@ -126,7 +128,11 @@ class ForSample:
 
 
 def _spoilt(values: torch.Tensor, where: torch.Tensor, how: str) -> torch.Tensor:
-    numbers = torch.full_like(values, float("nan")) if how == "nan" else 3.0 - 2.0 * values
+    numbers = {
+        "nan": torch.full_like(values, float("nan")),
+        "calm": torch.full_like(values, 0.5),
+        "other": 3.0 - 2.0 * values,
+    }[how]
     return torch.where(where.reshape(-1, *[1] * (values.ndim - 1)), numbers, values)
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "checks_for",
     "contract_of",
     "outcome_of",
+    "outcomes",
     "parametrize_with_checks",
     "run_checks",
 ]
@@ -59,18 +60,26 @@ _STRATEGY: tuple[Check, ...] = (
     strategies.check_returns_what_it_must,
 )
 _BY_KIND: dict[str, tuple[Check, ...]] = {
-    "residual": (updates.check_residual_is_zero_at_the_solution, strategies.check_stays_at_the_solution),
+    "residual": (
+        updates.check_residual_is_zero_at_the_solution,
+        strategies.check_stays_at_the_solution,
+        stopping.check_size_independent,
+    ),
     "jacobian": (
         strategies.check_stays_at_the_solution,
+        updates.check_null_does_nothing,
         updates.check_damping_enters,
         updates.check_local_is_linear,
         updates.check_response_within_the_truth,
     ),
     "preconditioner": (
+        updates.check_null_does_nothing,
         updates.check_zero_residual_gives_zero_update,
+        stopping.check_size_independent,
         strategies.check_stays_at_the_solution,
     ),
     "damping": (
+        updates.check_null_does_nothing,
         updates.check_factors_are_not_negative,
         strategies.check_stays_at_the_solution,
         stopping.check_size_independent,
@@ -81,6 +90,7 @@ _BY_KIND: dict[str, tuple[Check, ...]] = {
         stopping.check_tolerance_is_kept,
         stopping.check_tolerance_is_monotone,
         stopping.check_size_independent,
+        stopping.check_unit_of_the_state,
     ),
     "initializer": (windows.check_guesses_are_near,),
     "selection": (windows.check_selects_within_the_width, windows.check_fill_keeps_constants),
@@ -93,6 +103,7 @@ _BY_KIND: dict[str, tuple[Check, ...]] = {
         models.check_model_answers_its_scheme,
         models.check_model_refuses_what_it_lacks,
         models.check_model_images,
+        models.check_model_counts_calls,
     ),
     "evaluator": (
         static.check_documented,
@@ -100,6 +111,7 @@ _BY_KIND: dict[str, tuple[Check, ...]] = {
         evaluators.check_evaluator_counts_calls,
         evaluators.check_evaluator_products,
         evaluators.check_evaluator_raises_what_the_network_raises,
+        evaluators.check_evaluator_hands_on_nonfinite,
         evaluators.check_evaluator_drives_a_solve,
     ),
 }
@@ -199,8 +211,14 @@ def run_checks(thing: Any, kind: str | None = None, *, expected_failures: Mappin
         A report; nothing is raised for a check that fails.
     """
     subject = subject_of(thing, kind)
+    return Report(subject.label, tuple(outcomes(subject, expected_failures)))
+
+
+def outcomes(subject: Subject, expected_failures: Mapping[str, str] | None = None) -> Iterator[Outcome]:
+    """What the checks of a subject find, one after the other as they are run; see :func:`run_checks`."""
     expected = _expected(subject, expected_failures)
-    return Report(subject.label, tuple(outcome_of(check, subject, expected) for check in checks_for(subject)))
+    for check in checks_for(subject):
+        yield outcome_of(check, subject, expected)
 
 
 def outcome_of(check: Check, subject: Subject, expected: Mapping[str, str]) -> Outcome:

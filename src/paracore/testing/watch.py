@@ -72,11 +72,13 @@ class Evidence:
         calls: all of them, in order.
         broken: ``(contract, what)`` that was broken: ``"mutates"``, ``"repeats"``.
         raised: ``(trial, error)`` of runs that ended with an exception.
+        damped: ``(call, free, held)``: next states of a solve without damping, and with factors beyond all bounds.
     """
 
     calls: list[Call] = attrs.field(factory=list)
     broken: list[tuple[str, str]] = attrs.field(factory=list)
     raised: list[tuple[str, Exception]] = attrs.field(factory=list)
+    damped: list[tuple[Call, Any, Any]] = attrs.field(factory=list)
 
     def of(self, *methods: str) -> list[Call]:
         """The calls of some methods."""
@@ -138,7 +140,12 @@ def _method(own: type, name: str, trial: Trial, seen: Evidence) -> Any:
         again = function(self, *args, **named)
         if not same(picture(answer), picture(again)):
             seen.broken.append(("repeats", f"{where}: asked twice, it gave two answers"))
-        seen.calls.append(Call(name, args, answer, trial))
+        call = Call(name, args, answer, trial)
+        seen.calls.append(call)
+        if name == "solve" and answer is not None and not named:
+            round, weights, rhs, damping, state = args
+            free, held = (function(self, round, weights, rhs, np.full(damping.shape, x), state) for x in (0.0, 1e12))
+            seen.damped.append((call, free, held))
         return answer
 
     return method
