@@ -62,9 +62,10 @@ def _shown(index: Index) -> dict[str, str]:
         for path in re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.M):
             module = index.get(path)
             if isinstance(module, griffe.Module):
-                shown.setdefault(path, path)
                 for name in module.exports or ():
-                    shown.setdefault(_defined(f"{path}.{name}", index), f"{path}.{name}")
+                    defined = _defined(f"{path}.{name}", index)
+                    if not isinstance(index.get(defined), griffe.Module):  # a module's page has no heading for it
+                        shown.setdefault(defined, f"{path}.{name}")
     return shown
 
 
