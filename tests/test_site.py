@@ -17,7 +17,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-MOUNTED = {"README.md", "CHANGELOG.md"}
+MOUNTED = {"README.md", "CHANGELOG.md", "examples/paracore-example/README.md"}
 """Files outside docs/ that docs/tooling/pages.py takes in."""
 
 

@@ -17,7 +17,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
-MOUNTED = ("README.md", "CHANGELOG.md")
+MOUNTED = ("README.md", "CHANGELOG.md", "examples/paracore-example/README.md")
 LINK = re.compile(r"(?<=\]\()(?P<path>[^)\s#:]+)(?P<anchor>#[^)\s]*)?(?=\))")
 
 
