@@ -9,8 +9,10 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from paracore.cli.checking import check
 from paracore.cli.citing import cite
 from paracore.cli.comparing import compare
+from paracore.cli.creating import new
 from paracore.cli.doctor import doctor
 from paracore.cli.exporting import export
 from paracore.cli.failures import INTERRUPTED, fail, note, report
@@ -111,9 +113,11 @@ app.command("list", short_help="List everything that has a name.")(list_)
 app.command("show", short_help="Show the options of a name, and where it comes from.")(show)
 app.command("cite", short_help="Print BibTeX of what was used.")(cite)
 app.command("export", short_help="Print a sampler as a file.")(export)
+app.command("check", short_help="Run the conformance kit on what is registered.")(check)
 app.command("doctor", short_help="Say what is installed, and what is broken.")(doctor)
 app.command("sample", short_help="Draw samples from a model in parallel in time.")(sample)
 app.command("compare", short_help="Hold samplers against the sequential one.")(compare)
+app.add_typer(new, name="new", short_help="Write a distribution of your own: a plugin, model or evaluator.")
 
 
 def main() -> None:
