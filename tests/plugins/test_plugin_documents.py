@@ -15,6 +15,7 @@ import attrs
 import pytest
 
 import paracore
+from paracore.cli.creating import create
 from paracore.composition import KINDS
 from paracore.plugins import HOOKS, Registry, registry
 from paracore.plugins.hookspecs import HookSpecs
@@ -151,6 +152,18 @@ def test_toml_can_be_read(page):
     for source in re.findall(r"^```toml\n(.*?)^```", page.read_text(), flags=re.M | re.S):
         points = tomllib.loads(source).get("project", {}).get("entry-points", {})
         assert set(points) <= {"paracore"}
+
+
+def test_packaging_shows_what_paracore_new_writes(tmp_path):
+    create("patient", "stopping", tmp_path)
+    written = {path.name for path in tmp_path.rglob("*") if path.is_file()} - {".gitignore"}
+    page = (DOCS / "packaging.md").read_text()
+    listed = re.search(r"^## The files\n\n((?:    .*\n)+)", page, flags=re.M)
+    assert listed
+    assert set(re.findall(r"[\w.]+\.\w+|LICENSE", listed[1])) == written
+    project = tomllib.loads((tmp_path / "paracore-patient" / "pyproject.toml").read_text())["project"]
+    shown = tomllib.loads(fenced(page, "toml"))["project"]
+    assert shown == {key: project[key] for key in shown}
 
 
 @pytest.mark.slow
