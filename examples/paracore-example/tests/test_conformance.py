@@ -8,9 +8,9 @@ from paracore.testing import parametrize_with_checks
 @parametrize_with_checks(
     [
         "initializer:variable-order",
-        "initializer:variable-order(highest=1, points=3)",
+        "initializer:variable-order(points=3)",
         "selection:collocation",
-        "selection:collocation(stride=3, degree=5)",
+        "selection:collocation(degree=5)",
         "sampler:smooth",
         "sampler:two-step-parareal",
         "sampler:two-step-parareal(order=1, window=3)",

@@ -55,8 +55,8 @@ class VariableOrder(paracore.Initializer):
         old, work = last.window, window.moved(window.state_rows)
         shift, first = window.front - old.front, int(np.argmax(rows.any(axis=1))) - 1
         memory = window.scheme.memory
-        known = np.arange(window.rows)[:, None] + shift[None, :] < old.rows
-        seen = pick(last.outputs, np.minimum(np.arange(window.rows)[:, None] + shift[None, :], old.rows - 1))
+        before = np.arange(window.rows)[:, None] + shift[None, :]  # below 0 for samples that have ended
+        known, seen = before < old.rows, pick(last.outputs, np.clip(before, 0, old.rows - 1))
         outputs = seen[:first] if memory else []
         weights = self._weights(window, line, window.nodes[first:], self._orders(state))
         for row in range(first, window.rows):
