@@ -50,6 +50,7 @@ class AdaptiveLookAhead(ResidualConstruction):
     start_width: int = attrs.field(default=1, validator=_whole, alias="start")
     largest: int = attrs.field(default=0, validator=integer(0))
 
+    causal = False  # the mean is over the window
     reference = "ROPA, Eq. 9 to 13 and Algorithm 1, lines 3 to 19"
 
     def __attrs_post_init__(self) -> None:

@@ -359,16 +359,20 @@ def check_dtype_kept(thing: Any) -> None:
                 found = run(trial)
                 if found.result.sample.dtype != dtype:
                     raise CheckFailure(f"{trial.label}: the sample is {found.result.sample.dtype}, not {dtype}")
-                for asked in found.asked[1:] if dtype == torch.float64 else ():
-                    _not_rounded(asked.states, trial.label)
+                if dtype == torch.float64:
+                    _not_rounded([asked.states for asked in found.asked[1:]], trial.label)
 
 
-def _not_rounded(states: torch.Tensor, label: str) -> None:
-    """Float64 numbers that all fit in float32 were rounded on the way."""
-    for row in states.flatten(1):
-        moved = row[torch.isfinite(row) & (row.abs() > 1e-6 * states.abs().max())]  # differences keep few bits
-        if len(moved) and torch.equal(moved.float().double(), moved):
-            raise CheckFailure(f"{label}: float64 states were rounded to float32 on the way")
+def _not_rounded(requests: list[torch.Tensor], label: str) -> None:
+    """Float64 numbers that all fit in float32 were rounded on the way; a few may, after a large cancellation."""
+    rows, rounded = 0, 0
+    for states in requests:
+        for row in states.flatten(1):
+            moved = row[torch.isfinite(row) & (row.abs() > 1e-6 * states.abs().max())]  # differences keep few bits
+            rows += bool(len(moved))
+            rounded += bool(len(moved)) and torch.equal(moved.float().double(), moved)
+    if rounded > 0.2 * rows:
+        raise CheckFailure(f"{label}: {rounded} of {rows} float64 states were rounded to float32 on the way")
 
 
 def check_runs_at_the_edges(thing: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -225,7 +226,9 @@ def outcome_of(check: Check, subject: Subject, expected: Mapping[str, str]) -> O
     """Run one check; whatever it raises is a failure."""
     began, name, message = time.perf_counter(), check.__name__, ""
     try:
-        check(subject)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*torch.jit.script")  # torch's own, in its forward derivatives
+            check(subject)
     except CheckFailure as failure:
         message = str(failure)
     except Exception as error:
