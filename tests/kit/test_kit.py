@@ -111,7 +111,7 @@ def test_expected_failures_are_strict():
     )
     tests = {parameter.id.split("-")[1]: parameter.values[0] for parameter in marks.args[1]}
     tests[check.__name__]()  # it fails, as expected
-    with pytest.raises(testing.CheckFailure, match="expected to fail .none., and passed"):
+    with pytest.raises(testing.CheckFailure, match=r"expected to fail \(none\), and passed"):
         tests["check_documented"]()
     with pytest.raises(ConfigurationError, match="'check_nothing' is no check"):
         run_checks(Negative, expected_failures={"check_nothing": "a test"})

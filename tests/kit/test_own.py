@@ -9,19 +9,9 @@ from paracore.testing import run_checks
 from paracore.testing.subject import Subject, subjects_of_entry
 
 ELSEWHERE = {"distributed"}  # it needs ranks: tests/evaluators makes the same checks on them
-QUICK = {
-    "look-ahead",
-    "secant",
-    "error-target",
-    "change",
-    "gain-ratio",
-    "hold",
-    "every-kth",
-    "picard",
-    "ropa",
-    "batched",
-}
-QUICK |= {"gaussian", "mixture", "digits", "linear", "devices", "chords", "warm-start"}
+QUICK = {"look-ahead", "secant", "error-target", "gain-ratio", "hold", "every-kth", "ropa", "chords", "batched"}
+QUICK |= {"gaussian", "mixture", "digits", "linear", "devices"}
+"""A few of each kind; the others are three times as many, and slow."""
 
 
 def subjects() -> list[Subject]:

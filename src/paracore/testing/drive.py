@@ -61,19 +61,21 @@ def drive(
     twice: bool = False,
     limit: int | None = None,
     trajectory: bool = False,
+    max_batch: int | None = 1,
 ) -> Run:
-    """Run a sampler to its end, one network row at a time.
+    """Run a sampler to its end.
 
     Args:
         sampler: any.
         problem: what to sample.
         network: its rows must not depend on each other.
+        max_batch: most rows in one network call.
         between: called between two requests; gives the sampler and state to go on with.
         twice: advance from each state twice, and go on from the second answer.
         limit: most requests; :class:`CheckFailure` beyond. Default: 4 N + 8.
         trajectory: keep the accepted states.
     """
-    evaluator = Batched(network, max_batch=1, jvp="jvp" in sampler.needs)
+    evaluator = Batched(network, max_batch=max_batch, jvp="jvp" in sampler.needs)
     most = limit or 4 * problem.scheme.steps + 8
     asked: list[Asked] = []
     state = sampler.start(problem, trajectory=trajectory)

@@ -117,5 +117,5 @@ def cases(
     for kind in kinds:
         number = list(KINDS).index(kind)
         scheme = KINDS[kind](np.random.default_rng([number, steps]), steps)
-        case = make_case(scheme, seed=number, batch=batch, dim=3, stiffness=1.0, dtype=dtype)
+        case = make_case(scheme, seed=number, batch=batch, dim=3, stiffness=1.0, dtype=dtype, arithmetic=True)
         yield attrs.evolve(case, label=f"{kind} ({case.label})")

@@ -20,6 +20,7 @@ __all__ = [
     "Case",
     "Counting",
     "LinearNetwork",
+    "RationalNetwork",
     "SmoothNetwork",
     "exponential_scheme",
     "make_case",
@@ -64,6 +65,31 @@ class SmoothNetwork:
         if self.condition is not None:
             out = out + self.condition.to(x)[rows.sample]
         return out.reshape(x.shape)
+
+
+@attrs.frozen(eq=False)
+class RationalNetwork:
+    """``y / (1 + |y|) + condition[sample]`` with ``y = M x / scale + 1 - t / 2``: smooth once, bounded, nonlinear.
+
+    Sums are written out and nothing but arithmetic is used, so that a row's bits do not depend on the request on any
+    machine: requests may be evaluated in one call.
+
+    Attributes:
+        matrix: ``(d, d)``.
+        scale: size of the states at which the network saturates.
+        condition: ``(B, d)`` one offset per sample of the problem.
+    """
+
+    matrix: torch.Tensor
+    scale: float
+    condition: torch.Tensor
+
+    def __call__(self, x: torch.Tensor, t: torch.Tensor, rows: Rows) -> torch.Tensor:
+        flat, matrix = x.flatten(1) / self.scale, self.matrix.to(x)
+        y = (1.0 - 0.5 * t.to(x))[:, None].expand_as(flat)
+        for column in range(len(matrix)):
+            y = y + flat[:, column : column + 1] * matrix[:, column]
+        return (y / (1.0 + y.abs()) + self.condition.to(x)[rows.sample]).reshape(x.shape)
 
 
 @attrs.frozen(eq=False)
@@ -177,8 +203,12 @@ def make_case(
     dtype: torch.dtype = torch.float64,
     lockstep: bool = False,
     event: Sequence[int] | None = None,
+    arithmetic: bool = False,
 ) -> Case:
-    """A random network and initial states for a scheme; stochastic schemes get one generator per sample."""
+    """A random network and initial states for a scheme; stochastic schemes get one generator per sample.
+
+    ``arithmetic``: a network that may be called for many rows at once without a change of bits.
+    """
     rng = np.random.default_rng([seed, dim])
     if event is not None:
         dim = int(np.prod(event))
@@ -196,6 +226,8 @@ def make_case(
         network: Denoiser
         if linear:
             network = LinearNetwork(matrix - stiffness * torch.eye(dim, dtype=torch.float64))
+        elif arithmetic:
+            network = RationalNetwork(matrix, scale, condition[samples])
         else:
             network = SmoothNetwork(matrix, 1.0, scale, condition[samples])
         label = f"{scheme.name} N={scheme.steps} B={len(samples)} d={dim} stiffness={stiffness:.2g} {dtype}"

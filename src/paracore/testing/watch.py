@@ -103,7 +103,7 @@ def collect(subject: Subject, trial: Trial, seen: Evidence) -> None:
     part = watched(getattr(engine.composition, subject.kind), subject.kind, trial, seen)
     sampler = Engine(attrs.evolve(engine.composition, **{subject.kind: part}))
     try:
-        drive(sampler, trial.case.problem, trial.case.network)
+        drive(sampler, trial.case.problem, trial.case.network, max_batch=None)
     except Exception as error:
         seen.raised.append((trial.label, error))
 
