@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -12,9 +13,23 @@ from pathlib import Path
 import attrs
 import pytest
 
+from test_public import all_defined, misuses
+
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "paracore-example"
 REGISTERED = ("variable-order", "collocation", "smooth", "two-step-parareal")
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLE.rglob("*.py")), ids=lambda path: path.name)
+def test_it_uses_public_names_only(path):
+    assert not misuses(path.read_text(), all_defined(EXAMPLE / "src"))
+
+
+def test_nothing_else_imports_it():
+    tops = ("src", "plugins", "adapters", "benchmarks", "examples", "docs")
+    files = [path for top in tops for path in (ROOT / top).rglob("*.py") if EXAMPLE not in path.parents]
+    assert files
+    assert [path for path in files if re.search(r"^\s*(from|import) paracore_example\b", path.read_text(), re.M)] == []
 
 
 @attrs.frozen
@@ -51,7 +66,7 @@ def fresh(tmp_path_factory):
     """Both wheels, built and installed."""
     folder = tmp_path_factory.mktemp("example")
     wheels = folder / "wheels"
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(wheels)]
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(wheels)]
     subprocess.run([*build, str(ROOT), str(EXAMPLE)], check=True)
     subprocess.run([sys.executable, "-m", "venv", str(folder / "fresh")], check=True)
     made = Fresh(folder)
@@ -95,6 +110,7 @@ def _entries(fresh: Fresh) -> list[dict[str, str]]:
 
 @pytest.mark.slow
 def test_the_kit_passes(fresh):
+    (fresh.folder / "pytest.ini").write_text("[pytest]\n")  # no other one from a folder above
     ran = fresh.run("-m", "pytest", "-q", "-p", "no:cacheprovider", "--pyargs", "paracore_example")
     assert " passed" in ran
     assert not any(word in ran for word in ("failed", "error", "skipped", "deselected"))
