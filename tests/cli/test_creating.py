@@ -85,6 +85,8 @@ def test_what_it_writes_is_complete_and_works(kind, run, tmp_path, monkeypatch):
     assert project["entry-points"] == {"paracore": {f"made-{kind}": f"{package}.plugin"}}
     assert project["optional-dependencies"]["test"] == ["paracore[testing]>=0.1,<0.3"]
     assert set(imported(folder / "src")) <= {re.split(r"[^\w-]", d)[0] for d in project["dependencies"]} | {package}
+    hidden = {kebab(name) for path in folder.rglob("*.py") for name in imported_names(path, package)}
+    assert {name for name in hidden if re.fullmatch(r"[a-z-]+", name)} <= {*creating._TAKEN}
     told = " ".join(done.stdout.split())
     assert f"paracore check {kind}:made-{kind}" in told
     register(folder, kind, monkeypatch)
@@ -114,6 +116,17 @@ def imported(folder: Path) -> Iterator[str]:
             yield from (n.split(".")[0] for n in names if n.split(".")[0] not in sys.stdlib_module_names)
 
 
+def imported_names(path: Path, package: str) -> Iterator[str]:
+    """Names that a module imports from elsewhere: a strategy's class must not hide them."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and not str(node.module).startswith((package, "paracore.testing")):
+            yield from (alias.asname or alias.name for alias in node.names)
+
+
+def kebab(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -127,6 +140,7 @@ def imported(folder: Path) -> Iterator[str]:
         ("error-target", "is taken by a stopping of paracore"),
         ("true", "means something else in Python"),
         ("any", "means something else in Python"),
+        ("class-var", "means something else in Python"),
         ("stub", "is taken by a model of stub-plugin"),
         ("stub-plugin", "is taken by the plugin stub-plugin"),
         ("picard", "the plugin picard"),

@@ -162,14 +162,13 @@ def _print(reports: list[Report]) -> None:
         out.print(Text(f"{report.subject}: {held} of {len(report.outcomes)} checks hold ({seconds:.1f} s)", "bold"))
         table = Table(box=None, show_header=False, padding=(0, 0, 0, 2))
         table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True)
         table.add_column(no_wrap=True, justify="right")
         table.add_column()
         for o in report.outcomes:
-            contract = Text(o.contract.replace("``", ""))
+            what = Text(f"{o.check}\n{o.contract.replace('``', '')}")
             if o.message:
-                contract.append(f"\n{o.message}", _STYLES[o.status])
-            table.add_row(Text(o.status, _STYLES[o.status]), Text(o.check), Text(f"{o.seconds:.1f} s"), contract)
+                what.append(f"\n{o.message}", _STYLES[o.status])
+            table.add_row(Text(o.status, _STYLES[o.status]), Text(f"{o.seconds:.1f} s"), what)
         out.print(table, "")
     broken = [(r.subject, o.check) for r in reports for o in r.failures]
     total = sum(len(report.outcomes) for report in reports)
