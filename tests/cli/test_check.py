@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import re
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 import paracore
 from paracore.cli.checking import owned
 from paracore.testing.kit import all_checks, checks_for, contract_of
+from plugins.distributions import BROKEN, install
 
 
 def in_pairs(denoiser: paracore.Denoiser, *, rows: int = 2) -> paracore.Evaluator:
@@ -144,3 +146,17 @@ def test_what_cannot_be_checked_is_one_line_and_exit_code_2(run, words, said):
     assert (done.exit_code, done.stdout) == (2, "")
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_broken_plugin_is_named_with_its_cause(run, monkeypatch, tmp_path):
+    broken = BROKEN[0]
+    install(tmp_path, broken)
+    (dist,) = importlib.metadata.distributions(name=broken.name, path=[str(tmp_path)])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: list(dist.entry_points))
+    paracore.registry.reset()
+    for words in (("--plugin", broken.name), ("--distribution", broken.name), ("no-such-name",)):
+        done = run("check", *words)
+        assert (done.exit_code, len(done.stderr.splitlines())) == (2, 1)
+        assert broken.origin in done.stderr
+        assert broken.cause in done.stderr
