@@ -222,11 +222,12 @@ def paracore_conformance() -> Mapping[str, paracore.Conformance]:
     shrunk = "as printed: H^-1 changes the length of the step in all directions, by 1 / (lambda g^2 |s|^2)"
     return {
         "step-ratio": paracore.Conformance(expected_failures={"check_converges_on_linear": slow}),
-        "noise": paracore.Conformance(expected_failures={"check_guesses_are_near": far}),
+        "noise": paracore.Conformance(
+            expected_failures={"check_guesses_are_near": far, "check_guesses_follow_a_trend": far}
+        ),
         "lml": paracore.Conformance(
             expected_failures={
                 "check_converges_on_linear": shrunk,
-                "check_size_independent": shrunk,
                 "check_stays_at_the_solution": shrunk,
             }
         ),

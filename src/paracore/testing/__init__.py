@@ -63,6 +63,7 @@ from paracore.testing.checks_updates import (
 from paracore.testing.checks_windows import (
     check_fill_keeps_constants,
     check_guesses_are_near,
+    check_guesses_follow_a_trend,
     check_selects_within_the_width,
 )
 from paracore.testing.drive import CheckFailure, drive
@@ -95,6 +96,7 @@ __all__ = [
     "check_factors_are_not_negative",
     "check_fill_keeps_constants",
     "check_guesses_are_near",
+    "check_guesses_follow_a_trend",
     "check_immutable_record",
     "check_local_is_linear",
     "check_model_answers_its_scheme",

@@ -19,6 +19,7 @@ from paracore.testing.drive import AfterNode, CheckFailure, ForSample, Run, driv
 from paracore.testing.hosts import Trial, cases, trials
 from paracore.testing.problems import Case, exponential_scheme, make_case
 from paracore.testing.subject import Subject, subject_of
+from paracore.testing.watch import evidence
 
 __all__ = [
     "check_at_most_n_rounds",
@@ -108,7 +109,11 @@ def compare(left: Run, right: Run, what: str, label: str) -> None:
 def check_sequential_at_tolerance_zero(thing: Any) -> None:
     """At tolerance 0 the answer is the sequential sampler's, bit for bit, on every kind of scheme."""
     subject = subject_of(thing)
-    for trial in all_trials(subject):
+    more = []
+    if not subject.is_strategy:  # the engine sees to it for parts
+        for case in cases(kinds=("flow", "ddim"), steps=24, dtype=torch.float32):
+            more += [*trials(subject, case, window=24), *trials(subject, case)]
+    for trial in all_trials(subject) + more:
         if trial.label.endswith("tolerance 0"):
             found = plain_run(subject, trial)
             if not torch.equal(found.result.sample, trial.case.reference()):
@@ -148,6 +153,9 @@ def check_at_most_n_rounds(thing: Any) -> None:
 def check_causal(thing: Any) -> None:
     """What a row does depends on itself and earlier rows: other outputs at later nodes change nothing before them."""
     subject = subject_of(thing)
+    for broken, what in evidence(subject).broken if subject.is_strategy else ():
+        if broken == "causal":
+            raise CheckFailure(what)
     for trial in some_trials(subject):
         sampler = trial.make()
         if isinstance(sampler, Engine) and not all(p.causal for p in sampler.composition.parts.values()):
@@ -178,7 +186,7 @@ def check_batch_independent(thing: Any) -> None:
     """A sample's answer does not depend on its batch mates, whatever they are."""
     subject = subject_of(thing)
     for number, case in enumerate(cases(kinds=SOME, batch=3, steps=STEPS)):
-        tolerance = 0.1 if number else 0.0
+        tolerance = (0.0, 1e-2, 0.1, 1e-3)[number]
         for trial in trials(subject, case, tolerance=tolerance, hosts=1 + number % 2):
             _independent(subject, trial, tolerance)
 
@@ -189,7 +197,7 @@ def _independent(subject: Subject, trial: Trial, tolerance: float) -> None:
     calm = run(trial, ForSample(trial.case.network, 1, 0, "calm"))
     for b in (1, 2):
         for single in trials(subject, trial.case.alone(b), tolerance=tolerance):
-            if single.label.split(",")[0] != trial.label.split(",")[0]:
+            if single.host != trial.host:
                 continue
             if b == 2:
                 _same_sample(together, b, run(single), 0, f"{trial.label}: sample {b} alone")
@@ -197,8 +205,10 @@ def _independent(subject: Subject, trial: Trial, tolerance: float) -> None:
                 alone = run(single, ForSample(single.case.network, 0, 0, "calm"))
                 _same_sample(calm, b, alone, 0, f"{trial.label}: sample {b}, done sooner than the others, alone")
     broken = run(trial, ForSample(trial.case.network, 1, 2, "nan"))
+    huge = run(trial, ForSample(trial.case.network, 1, 3, "huge"))
     for b in (0, 2):
         _same_sample(together, b, broken, b, f"{trial.label}: sample {b} beside one that is not finite")
+        _same_sample(together, b, huge, b, f"{trial.label}: sample {b} beside one that overflows")
         _same_sample(together, b, calm, b, f"{trial.label}: sample {b} beside one that is done sooner")
 
 
@@ -255,7 +265,7 @@ def check_stateless(thing: Any) -> None:
     subject = subject_of(thing)
     for trial in some_trials(subject):
         fresh = plain_run(subject, trial)
-        other = make_case(trial.case.problem.scheme, seed=99, batch=2, dim=3, arithmetic=True)
+        other = make_case(flow_euler(STEPS + 5), seed=99, batch=2, dim=3, arithmetic=True)
         shared = trial.make()
 
         def used(sampler: Sampler = shared, trial: Trial = trial, case: Case = trial.case) -> Run:
@@ -273,6 +283,19 @@ def check_stateless(thing: Any) -> None:
                 raise CheckFailure(f"{trial.label}: used again it raised {type(error).__name__}: {error}") from error
         compare(fresh, used(), "the same instance, used before", trial.label)
         compare(fresh, _interleaved(shared, trial.case), "the same instance in two solves at once", trial.label)
+    if subject.kind == "sampler":
+        _no_memory_of_others(subject)
+
+
+def _no_memory_of_others(subject: Subject) -> None:
+    """Whether a longer problem was solved before with the very same settings, by another instance, does not matter."""
+    (short,), (long,) = (list(cases(kinds=("flow",), steps=steps)) for steps in (STEPS, 3 * STEPS))
+    settings = 0.0101, 0.0101 * (1 + 1e-12)  # the same, and yet told apart by whatever remembers
+    for trial in trials(subject, long, tolerance=settings[0]):
+        run(trial)
+    first, second = ([run(t) for t in trials(subject, short, tolerance=tolerance)] for tolerance in settings)
+    for one, other in zip(first, second, strict=True):
+        compare(one, other, "after a longer problem, solved by another instance", subject.label)
 
 
 def _interleaved(sampler: Sampler, case: Case) -> Run:

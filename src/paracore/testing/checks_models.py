@@ -157,6 +157,12 @@ def check_model_answers_its_scheme(thing: Any) -> None:
                     f"{subject.label}: asked for {prediction} instead of velocity on {scheme.name}, its data "
                     f"prediction is off by {off:.2g}"
                 )
+    coarse, fine = flow_euler(STEPS), flow_euler(2 * STEPS)
+    x = _states(model, coarse, rows, torch.float64)
+    twice = Rows(2 * rows.node, rows.sample)
+    one = _call(model.denoiser(coarse, _labels(model, 3)), coarse, x, rows)
+    two = _call(model.denoiser(fine, _labels(model, 3)), fine, x, twice)
+    _near(one, two, f"{subject.label}: the same noise levels in a scheme of twice as many steps", 1e-3)
 
 
 def _data(scheme: Scheme, rows: Rows, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:

@@ -8,18 +8,20 @@ import attrs
 import numpy as np
 import torch
 
-from paracore.parts import Copy
+from paracore.parts import Copy, Hold
+from paracore.schemes import flow_euler
 from paracore.sequential import sequential
 from paracore.testing.checks_strategies import part_of, seen_of
 from paracore.testing.drive import CheckFailure
 from paracore.testing.hosts import cases, trials
-from paracore.testing.problems import exponential_scheme, make_case
+from paracore.testing.problems import Case, exponential_scheme, make_case
 from paracore.testing.subject import Subject, subject_of
 from paracore.testing.watch import Evidence, collect
 
 __all__ = [
     "check_fill_keeps_constants",
     "check_guesses_are_near",
+    "check_guesses_follow_a_trend",
     "check_selects_within_the_width",
 ]
 
@@ -39,6 +41,44 @@ def check_guesses_are_near(thing: Any) -> None:
                     raise CheckFailure(
                         f"{kind}: guesses are off by {off:.2g}, copies of the newest state by {plain:.2g}"
                     )
+
+
+def check_guesses_follow_a_trend(thing: Any) -> None:
+    """Outputs that move steadily in time are followed, or held, or left aside: no guess is further off than these."""
+    subject = subject_of(thing)
+    slope = torch.tensor([2.0, -3.0, 1.0], dtype=torch.float64)
+    for scheme in (exponential_scheme(16), flow_euler(16)):
+        middle = float(scheme.time.mean())
+        case = attrs.evolve(
+            make_case(scheme, seed=4, batch=2, dim=3),
+            network=lambda x, t, rows, middle=middle: (t - middle)[:, None].to(x) * slope.to(x),
+            label=f"{scheme.name}, outputs linear in time",
+        )
+        exact = sequential(case.problem, case.evaluator(), trajectory=True)
+        others = [_distances(subject_of(part), case, exact) for part in (Copy, Hold)]
+        for place, off in _distances(subject, case, exact).items():
+            most = 1.5 * max(other.get(place, np.inf) for other in others)
+            if not off <= most + 1e-9:
+                node, _ = place
+                raise CheckFailure(
+                    f"{subject.label}, {case.label}: the guess at node {node} is off by {off:.2g}; copying the newest "
+                    f"state or holding the newest output gives at most {most / 1.5:.2g}"
+                )
+
+
+def _distances(subject: Subject, case: Case, exact: torch.Tensor) -> dict[tuple[int, int], float]:
+    """``{(node, sample): distance}`` of the guesses of entering rows, at the same pace for all: the exact chain's."""
+    found: dict[tuple[int, int], float] = {}
+    for trial in trials(subject, case, window=4, tolerance=1e-300, hosts=1):
+        seen = Evidence()
+        collect(subject, trial, seen)
+        for call in seen.of("enter")[1:]:  # the first one knows nothing yet
+            window, rows = call.args[0], call.args[1]
+            for r, b in np.argwhere(rows).tolist():
+                node = int(window.front[b]) + r
+                if node <= window.scheme.steps:
+                    found[node, b] = float((call.answer[r][b] - exact[node, b]).norm())
+    return found
 
 
 def _off(subject: Subject, trial: Any, exact: torch.Tensor) -> float:

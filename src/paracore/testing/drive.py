@@ -118,7 +118,7 @@ class AfterNode:
 
 @attrs.frozen(eq=False)
 class ForSample:
-    """A network that is another one for one sample, from a node on; ``"calm"`` is a constant."""
+    """A network that is another one for one sample, from a node on: ``"calm"`` (constant), ``"huge"`` or ``"nan"``."""
 
     inner: Denoiser
     sample: int
@@ -133,6 +133,7 @@ def _spoilt(values: torch.Tensor, where: torch.Tensor, how: str) -> torch.Tensor
     numbers = {
         "nan": torch.full_like(values, float("nan")),
         "calm": torch.full_like(values, 0.5),
+        "huge": torch.full_like(values, 0.9 * torch.finfo(values.dtype).max),
         "other": 3.0 - 2.0 * values,
     }[how]
     return torch.where(where.reshape(-1, *[1] * (values.ndim - 1)), numbers, values)

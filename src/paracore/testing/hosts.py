@@ -41,11 +41,13 @@ class Trial:
 
     Attributes:
         label: in words.
+        host: in which of the hosts the part is tried.
         case: the problem with its network.
         make: a fresh sampler.
     """
 
     label: str
+    host: int
     case: Case
     make: Callable[[], Sampler] = attrs.field(repr=False)
 
@@ -85,9 +87,9 @@ def trials(
             builders.append((f"{subject.label} in host {number}", build))
     else:
         builders.append((subject.label, lambda: subject.sampler(window=window, tolerance=tolerance)))
-    for label, make in builders:
+    for host, (label, make) in enumerate(builders):
         if _fits(subject, case.problem, make):
-            yield Trial(f"{label}, {case.label}, window {window}, tolerance {tolerance:g}", case, make)
+            yield Trial(f"{label}, {case.label}, window {window}, tolerance {tolerance:g}", host, case, make)
 
 
 def _fits(subject: Subject, problem: Problem, build: Callable[[], Sampler]) -> bool:

@@ -93,7 +93,7 @@ _BY_KIND: dict[str, tuple[Check, ...]] = {
         stopping.check_size_independent,
         stopping.check_unit_of_the_state,
     ),
-    "initializer": (windows.check_guesses_are_near,),
+    "initializer": (windows.check_guesses_are_near, windows.check_guesses_follow_a_trend),
     "selection": (windows.check_selects_within_the_width, windows.check_fill_keeps_constants),
     "sampler": (static.check_documented,),
     "model": (

@@ -13,6 +13,7 @@ from paracore.composition import KINDS
 from paracore.engine import Engine
 from paracore.schemes import RowWeights
 from paracore.strategies import Strategy
+from paracore.testing import disturbance
 from paracore.testing.drive import drive
 from paracore.testing.hosts import Trial, cases, trials
 from paracore.testing.subject import Subject
@@ -142,6 +143,11 @@ def _method(own: type, name: str, trial: Trial, seen: Evidence) -> Any:
             seen.broken.append(("repeats", f"{where}: asked twice, it gave two answers"))
         call = Call(name, args, answer, trial)
         seen.calls.append(call)
+        if name in disturbance.READS and not named and getattr(self, "causal", True):
+            for row in range(min(2, len(args[0].age) - 1)):
+                other = disturbance.after(args, row)
+                if not disturbance.agree(self, name, row, args, answer, function(self, *other)):
+                    seen.broken.append(("causal", f"{where}: row {row} depends on later rows"))
         if name == "solve" and answer is not None and not named:
             round, weights, rhs, damping, state = args
             free, held = (function(self, round, weights, rhs, np.full(damping.shape, x), state) for x in (0.0, 1e12))
