@@ -339,7 +339,7 @@ def test_constant_damping_slows_but_keeps_the_answer():
 
 
 @pytest.mark.slow
-@settings(max_examples=1500)
+@settings(max_examples=700)
 @given(pairs(cases(dtypes=DTYPES, max_steps=30, max_batch=5), tolerance=0.0))
 def test_tolerance_zero_at_length(pair):
     case, composition = pair
