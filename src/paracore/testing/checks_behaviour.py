@@ -185,8 +185,9 @@ def _same_before(left: Run, right: Run, node: int, label: str) -> None:
 def check_batch_independent(thing: Any) -> None:
     """A sample's answer does not depend on its batch mates, whatever they are."""
     subject = subject_of(thing)
-    for number, case in enumerate(cases(kinds=SOME, batch=3, steps=STEPS)):
-        tolerance = (0.0, 1e-2, 0.1, 1e-3)[number]
+    steps, most = (11, 0.5) if subject.kind == "selection" else (STEPS, 0.1)  # windows span more rows
+    for number, case in enumerate(cases(kinds=SOME, batch=3, steps=steps)):
+        tolerance = (0.0, 1e-2, most, 1e-3)[number]
         for trial in trials(subject, case, tolerance=tolerance, hosts=1 + number % 2):
             _independent(subject, trial, tolerance)
 
@@ -227,7 +228,7 @@ def _same_sample(left: Run, a: int, right: Run, b: int, label: str) -> None:
 
 
 def check_contains_nonfinite(thing: Any) -> None:
-    """Outputs that are not finite raise nothing, and end with a status: the rows before them are still right."""
+    """Outputs that are not finite raise nothing, and end their sample with a status: it is not asked for any more."""
     for trial in some_trials(subject_of(thing)):
         steps = trial.case.problem.scheme.steps
         found = run(trial, AfterNode(trial.case.network, steps // 2, "nan"))
@@ -237,6 +238,26 @@ def check_contains_nonfinite(thing: Any) -> None:
             raise CheckFailure(f"{trial.label}: outputs from node {steps // 2 + 1} on are NaN, the status is {names}")
         if not bool(torch.isfinite(found.result.sample).all()):
             raise CheckFailure(f"{trial.label}: the newest accepted state is not finite")
+        _none_after_the_end(trial)
+
+
+def _none_after_the_end(trial: Trial) -> None:
+    """A sample whose status is known is in no later request."""
+    ended: list[list[bool]] = []
+
+    def noted(sampler: Sampler, state: Any) -> tuple[Sampler, Any]:
+        if getattr(state, "krylov", None) is None:
+            statuses = sampler.result(state, unfinished=Status.RUNNING).status
+            ended.append([status is not Status.RUNNING for status in statuses])
+        else:
+            ended.append(ended[-1] if ended else [False] * trial.case.problem.batch)
+        return sampler, state
+
+    found = run(trial, ForSample(trial.case.network, 1, 2, "nan"), between=noted)
+    for number, asked in enumerate(found.asked[1:]):
+        late = [b for b in set(asked.samples) if ended[number][b]]
+        if late:
+            raise CheckFailure(f"{trial.label}: request {number + 2} asks for sample {late[0]}, which has ended")
 
 
 # -- repeatability, state ---------------------------------------------------------------------------------------------
@@ -407,6 +428,10 @@ def check_runs_at_the_edges(thing: Any) -> None:
             for trial in trials(subject, case, window=window, tolerance=1e-2, hosts=1 + number % 2):
                 if not run(trial).result.ok:
                     raise CheckFailure(f"{trial.label}: no sample for each")
+    (case,) = cases(kinds=("flow",), steps=4)
+    if any(trials(subject, case, window=4, hosts=1)) and not any(trials(subject, case, window=1, hosts=1)):
+        why = "; ".join(sorted(subject.memo.get("refusals", ()))[:2])
+        raise CheckFailure(f"{subject.label}: a window of 1, which is sequential sampling, is refused: {why}")
 
 
 def check_converges_on_linear(thing: Any) -> None:
