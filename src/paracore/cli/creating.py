@@ -49,7 +49,18 @@ CREATED: dict[str, tuple[str, tuple[str, ...]]] = {
 """What can be written: by kind, what it is, and what its module imports beside paracore."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-_TAKEN = ("any", "bools", "callable", "class-var", "floats", "ints", "local", "mapping", "row-weights", "scheme")
+_TAKEN: tuple[str, ...] = (
+    "any",
+    "bools",
+    "callable",
+    "class-var",
+    "floats",
+    "ints",
+    "local",
+    "mapping",
+    "row-weights",
+    "scheme",
+)
 _TAKEN += ("scheme-error", "paracore")
 """Names whose class or function would hide something that a template imports."""
 
