@@ -86,6 +86,7 @@ class Point:
     """An entry point of a distribution that is not installed."""
 
     dist = None
+    value = "fake.plugin"
 
     def __init__(self, name, loaded):
         self.name, self._loaded = name, loaded
@@ -142,7 +143,7 @@ def test_a_broken_plugin_breaks_nothing(run, monkeypatch, bad):
     done = run("--help")
     assert done.exit_code == 0
     assert "small" in done.stdout
-    assert len([line for line in done.stderr.splitlines() if "bad cannot be used" in line]) == 1
+    assert len([line for line in done.stderr.splitlines() if "plugin bad (unknown unknown) cannot be used" in line]) == 1
 
 
 def test_the_core_and_the_first_plugin_keep_their_names(run, monkeypatch):
@@ -153,8 +154,8 @@ def test_the_core_and_the_first_plugin_keep_their_names(run, monkeypatch):
     points(more=more)(monkeypatch)
     done = run("--help")
     assert done.exit_code == 0
-    assert "'list' of plugin a is left out: paracore has one" in done.stderr
-    assert "'small' of plugin b is left out: a has one" in done.stderr
+    assert "'list' of plugin a (unknown unknown) is left out: paracore has one" in done.stderr
+    assert "'small' of plugin b (unknown unknown) is left out: a (unknown unknown) has one" in done.stderr
     assert "List everything" in done.stdout
 
 
