@@ -143,7 +143,7 @@ def test_a_broken_plugin_breaks_nothing(run, monkeypatch, bad):
     done = run("--help")
     assert done.exit_code == 0
     assert "small" in done.stdout
-    assert len([line for line in done.stderr.splitlines() if "plugin bad (unknown unknown) cannot be used" in line]) == 1
+    assert done.stderr.count("plugin bad (unknown unknown) cannot be used") == 1
 
 
 def test_the_core_and_the_first_plugin_keep_their_names(run, monkeypatch):
