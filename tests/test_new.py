@@ -53,7 +53,7 @@ def machine_time() -> float:
 @pytest.mark.slow
 def test_from_nothing_to_a_passing_package(tmp_path):
     wheels, desk = tmp_path / "wheels", tmp_path / "desk"
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(wheels)]
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(wheels)]
     subprocess.run([*build, str(ROOT)], check=True)
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "fresh")], check=True)
     scripts = tmp_path / "fresh" / "bin"
@@ -98,7 +98,7 @@ def lend(python: Path, folder: Path) -> None:
 
 def check_the_wheel(distribution: Path, folder: Path) -> None:
     """What its CI file would publish has everything that it needs."""
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder)]
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(folder)]
     subprocess.run([*build, str(distribution)], check=True)
     names = zipfile.ZipFile(next(folder.glob("paracore_wary-*.whl"))).namelist()
     needed = ("/__init__.py", "/damping.py", "/plugin.py", "/py.typed", "/entry_points.txt", "/licenses/LICENSE")
