@@ -142,8 +142,8 @@ class Window:
         front: ``(B,)`` int64, node of each sample's newest accepted state.
         rounds: ``(B,)`` int64, rounds that each sample has taken part in.
         running: ``(B,)`` bool, samples that are not finished.
-        rows: P, how many rows there are now: as many as the sample that is furthest behind needs, so that what is decided
-            by it depends on batch mates; use ``width``, or ``valid``, instead.
+        rows: P, how many rows there are now: as many as the sample that is furthest behind needs. What is decided by it
+            depends on batch mates: use ``width`` or ``valid`` instead.
         width: evaluations per round and sample that the composition allows.
         state_rows: P + 1 tensors ``(B, *event)``; row 0 is the front.
         past_x, past_f: H tensors each, newest first: states and outputs at nodes ``front - 1, front - 2, ...``.
