@@ -26,7 +26,6 @@ MISSED = {
     "a residual:unaligned": "a look-ahead at the wrong node is a worse look-ahead, no wrong one",
     "a stopping:unaligned": "a count at the wrong node accepts a little sooner or later; nothing else tells",
     "a selection:unaligned": "other rows are evaluated, none is wrong",
-    "a selection:from-the-slowest": "on the kit's problems fronts differ by even numbers alone",
     "a stopping:unknown-is-zero": "its other two conditions keep the contract without the one that is broken",
     "b stopping:passed by the row after": "shows only where a row is far and the next one near",
     "b initializer:first column of the table alone": "a rougher guess, still better than a copy",
@@ -69,9 +68,9 @@ def test_a_correct_part_is_not_flagged(name):
 
 
 def test_most_are_caught():
-    """The page says how many: 133 of 141."""
+    """The page says how many: 134 of 141."""
     assert len(CAUGHT.keys() & MUTANTS.keys()) + len(MISSED) == len(MUTANTS) == 141
-    assert len(CAUGHT) == 133
+    assert len(CAUGHT) == 134
     kinds = {m.kind for m in MUTANTS.values()}
     assert len(kinds) == 10
 

@@ -185,6 +185,9 @@ def _same_before(left: Run, right: Run, node: int, label: str) -> None:
 def check_batch_independent(thing: Any) -> None:
     """A sample's answer does not depend on its batch mates, whatever they are."""
     subject = subject_of(thing)
+    for broken, what in evidence(subject).broken if subject.is_strategy else ():
+        if broken == "batch":
+            raise CheckFailure(what)
     steps, most = (11, 0.5) if subject.kind == "selection" else (STEPS, 0.1)  # windows span more rows
     for number, case in enumerate(cases(kinds=SOME, batch=3, steps=steps)):
         tolerance = (0.0, 1e-2, most, 1e-3)[number]

@@ -7,15 +7,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from paracore.window import Floats, Round
+from paracore.window import Floats, Round, Window
 
-__all__ = ["READS", "after", "agree"]
+__all__ = ["PLACES", "READS", "after", "agree", "mates_elsewhere"]
 
 READS = ("adapt", "factors", "converged", "apply", "solve")
 """Methods that are given a round, and answer row by row."""
 
+PLACES = ("rows", "look_ahead")
+"""Methods that are given a window alone, and answer ``(P, B)``."""
+
 _FIELDS: tuple[str, ...] = ("window", "outputs", "anchors", "evaluated", "age", "anchor_change", "output_change")
 _FIELDS += ("spare", "tangents", "jvps", "chain", "gap", "size", "damping", "_weights")
+
+
+def mates_elsewhere(window: Window, by: int) -> Window:
+    """The same window with all samples but the first ``by`` nodes further on."""
+    new = object.__new__(Window)
+    kept = ("scheme", "tape", "rounds", "running", "width", "state_rows", "past_x", "past_f", "gain", "tolerance")
+    new.__dict__.update({name: window.__dict__[name] for name in kept})
+    new.front = np.clip(window.front + by * (np.arange(window.batch) > 0), 0, window.scheme.steps)
+    return new
 
 
 def after(args: tuple[Any, ...], row: int) -> tuple[Any, ...]:

@@ -143,6 +143,11 @@ def _method(own: type, name: str, trial: Trial, seen: Evidence) -> Any:
             seen.broken.append(("repeats", f"{where}: asked twice, it gave two answers"))
         call = Call(name, args, answer, trial)
         seen.calls.append(call)
+        if name in disturbance.PLACES and not named and args[0].batch > 1:
+            for by in (1, -1):
+                other = function(self, disturbance.mates_elsewhere(args[0], by), *args[1:])
+                if answer is not None and not np.array_equal(np.asarray(answer)[:, 0], np.asarray(other)[:, 0]):
+                    seen.broken.append(("batch", f"{where}: sample 0 is treated otherwise if its mate is elsewhere"))
         if name in disturbance.READS and not named and getattr(self, "causal", True):
             for row in range(min(2, len(args[0].age) - 1)):
                 other = disturbance.after(args, row)
