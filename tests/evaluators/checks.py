@@ -7,23 +7,11 @@ import torch
 import paracore
 from evaluators.networks import Matrix, Smooth
 from paracore.schemes import flow_euler
+from paracore.testing.problems import mixed_request as make_request
+
+__all__ = ["SIZES", "Split", "check_rows", "check_solve", "check_tangents", "make_request", "problem"]
 
 SIZES = (1, 2, 3, 5, 8)
-
-
-def make_request(rows: int, seed: int = 0, *, tangents: bool = False, dtype: torch.dtype = torch.float32):
-    """Nodes and samples mixed."""
-    generator = torch.Generator().manual_seed(seed)
-    scheme = flow_euler(10)
-    nodes = torch.randint(0, 10, (rows,), generator=generator)
-    draw = lambda: torch.randn(rows, 4, 3, generator=generator).to(dtype)  # noqa: E731
-    return paracore.Request(
-        nodes=nodes,
-        samples=torch.randint(0, 4, (rows,), generator=generator),
-        states=draw(),
-        times=torch.from_numpy(scheme.time[nodes.numpy()]),
-        tangents=draw() if tangents else None,
-    )
 
 
 def problem(batch: int = 3, steps: int = 12, size: int = 48, seed: int = 3) -> paracore.Problem:

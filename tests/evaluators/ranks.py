@@ -19,6 +19,7 @@ from paracore import fitting
 from paracore.errors import EvaluatorError
 from paracore.evaluators import distributed
 from paracore.schemes import ddpm
+from paracore.testing import run_checks, subject_of
 
 RANK = int(os.environ["RANK"])
 WORLD = int(os.environ["WORLD_SIZE"])
@@ -131,6 +132,13 @@ def facts(folder: Path) -> None:
     (folder / f"done-{RANK}").touch()
 
 
+def kit(folder: Path) -> None:
+    """The conformance kit on every rank at once."""
+    report = run_checks(subject_of("evaluator:distributed(timeout=60)"))
+    assert report.passed, str(report)
+    (folder / f"done-{RANK}").touch()
+
+
 def groups(folder: Path) -> None:
     """Four ranks: time-parallel over (0, 2) and (1, 3)."""
     dist.init_process_group("gloo")
@@ -186,4 +194,4 @@ def killed(folder: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     assert SIZES
-    {"facts": facts, "groups": groups, "killed": killed}[sys.argv[1]](Path(sys.argv[2]))
+    {"facts": facts, "kit": kit, "groups": groups, "killed": killed}[sys.argv[1]](Path(sys.argv[2]))

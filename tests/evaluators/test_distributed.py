@@ -53,6 +53,12 @@ def test_facts(tmp_path, ranks):
     assert len(list(tmp_path.glob("done-*"))) == ranks
 
 
+def test_the_kit_on_two_ranks(tmp_path):
+    done = torchrun(2, RANKS, "kit", tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list(tmp_path.glob("done-*"))) == 2
+
+
 @pytest.mark.slow
 def test_groups_at_right_angles(tmp_path):
     done = torchrun(4, RANKS, "groups", tmp_path)

@@ -8,7 +8,7 @@ from paracore import registry
 from paracore.testing import run_checks
 from paracore.testing.subject import Subject, subjects_of_entry
 
-ELSEWHERE = {"distributed"}  # it needs ranks: tests/evaluators makes the same checks on them
+ELSEWHERE = {"distributed"}  # it needs ranks: tests/evaluators/test_distributed.py runs the kit on two
 QUICK = {"look-ahead", "secant", "error-target", "gain-ratio", "hold", "every-kth", "ropa", "chords", "batched"}
 QUICK |= {"gaussian", "mixture", "digits", "linear", "devices"}
 """A few of each kind; the others are three times as many, and slow."""

@@ -79,7 +79,7 @@ class Ranks:
 
     def __init__(self, group: Any = None, timeout: float | None = TIMEOUT) -> None:
         check_timeout(timeout)
-        self._own = _initialised(timeout)
+        _initialise(timeout)
         group = group if group is not None else dist.group.WORLD
         self.rank = dist.get_rank(group)
         self.world = dist.get_world_size(group)
@@ -206,9 +206,8 @@ class Ranks:
             raise EvaluatorError(self.broken) from error
 
     def close(self) -> None:
-        """End the process group, if it was made here. A second call does nothing."""
-        if self._own and self.broken != _CLOSED:
-            _destroy()
+        """Exchange nothing any more. A process group that was made here serves whoever comes next, and ends with the
+        process: made a second time under one ``torchrun``, ranks wait for each other for ever."""
         self.broken = _CLOSED
 
 
@@ -225,12 +224,12 @@ def checksum(tensors: Iterable[torch.Tensor]) -> int:
     return total
 
 
-def _initialised(timeout: float | None) -> bool:
-    """Make sure that there is a process group. Returns whether it was made here."""
+def _initialise(timeout: float | None) -> None:
+    """Make sure that there is a process group."""
     if not dist.is_available():
         raise ConfigurationError("this torch was built without torch.distributed; use several devices instead")
     if dist.is_initialized():
-        return False
+        return
     missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise ConfigurationError(
@@ -246,4 +245,3 @@ def _initialised(timeout: float | None) -> bool:
         first = str(error).splitlines()[0]
         raise EvaluatorError(f"the process group cannot be made: {first}") from error
     atexit.register(_destroy)
-    return True

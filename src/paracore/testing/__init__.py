@@ -4,20 +4,6 @@ The conformance kit (:func:`run_checks`, :func:`parametrize_with_checks`, the ``
 paracore; :mod:`paracore.testing.given` has hypothesis strategies and needs the extra ``testing``.
 """
 
-from paracore.testing.checks_behaviour import (
-    check_at_most_n_rounds,
-    check_batch_independent,
-    check_causal,
-    check_contains_nonfinite,
-    check_converges_on_linear,
-    check_deterministic,
-    check_dtype_kept,
-    check_runs_at_the_edges,
-    check_sequential_at_tolerance_zero,
-    check_state_bounded,
-    check_state_round_trips,
-    check_stateless,
-)
 from paracore.testing.checks_evaluators import (
     check_evaluator_counts_calls,
     check_evaluator_drives_a_solve,
@@ -25,6 +11,15 @@ from paracore.testing.checks_evaluators import (
     check_evaluator_keeps_rows,
     check_evaluator_products,
     check_evaluator_raises_what_the_network_raises,
+)
+from paracore.testing.checks_facts import (
+    check_at_most_n_rounds,
+    check_contains_nonfinite,
+    check_sequential_at_tolerance_zero,
+)
+from paracore.testing.checks_independence import (
+    check_batch_independent,
+    check_causal,
 )
 from paracore.testing.checks_models import (
     check_model_answers_its_scheme,
@@ -34,6 +29,12 @@ from paracore.testing.checks_models import (
     check_model_outputs,
     check_model_refuses_what_it_lacks,
     check_model_rows_are_independent,
+)
+from paracore.testing.checks_state import (
+    check_deterministic,
+    check_state_bounded,
+    check_state_round_trips,
+    check_stateless,
 )
 from paracore.testing.checks_static import check_documented, check_immutable_record
 from paracore.testing.checks_stopping import (
@@ -59,6 +60,11 @@ from paracore.testing.checks_updates import (
     check_residual_is_zero_at_the_solution,
     check_response_within_the_truth,
     check_zero_residual_gives_zero_update,
+)
+from paracore.testing.checks_use import (
+    check_converges_on_linear,
+    check_dtype_kept,
+    check_runs_at_the_edges,
 )
 from paracore.testing.checks_windows import (
     check_fill_keeps_constants,

@@ -15,6 +15,7 @@ from paracore.request import Evaluator, Outputs, Request, Rows
 from paracore.schemes import flow_euler
 from paracore.sequential import sequential
 from paracore.testing.drive import CheckFailure
+from paracore.testing.problems import mixed_request
 from paracore.testing.subject import Subject, subject_of
 
 __all__ = [
@@ -74,14 +75,8 @@ def _open(subject: Subject, network: Any) -> Iterator[Evaluator]:
 
 
 def _request(rows: int, seed: int, *, tangents: bool = False, dtype: torch.dtype = torch.float32) -> Request:
-    """Nodes and samples mixed."""
-    generator = torch.Generator().manual_seed(seed)
-    scheme = flow_euler(10)
-    nodes = torch.randint(0, 7, (rows,), generator=generator)
-    states = torch.randn(rows, 4, 3, generator=generator).to(dtype)
-    directions = torch.randn(rows, 4, 3, generator=generator).to(dtype) if tangents else None
-    samples = torch.randint(0, 4, (rows,), generator=generator)
-    return Request(nodes, samples, states, torch.from_numpy(scheme.time[nodes.numpy()]), directions)
+    """No row at node 7, where one of the networks raises."""
+    return mixed_request(rows, seed, nodes=7, tangents=tangents, dtype=dtype)
 
 
 def _same(left: torch.Tensor, right: torch.Tensor, what: str, most: float = 1e-6) -> None:

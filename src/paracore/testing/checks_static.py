@@ -10,8 +10,8 @@ from typing import Any
 import attrs
 
 from paracore.plugins.calls import options_of
-from paracore.testing.checks_behaviour import easy_case
 from paracore.testing.drive import CheckFailure
+from paracore.testing.runs import easy_case
 from paracore.testing.subject import Subject, subject_of
 
 __all__ = ["check_documented", "check_immutable_record"]

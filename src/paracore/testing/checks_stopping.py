@@ -13,11 +13,11 @@ import torch
 from paracore.parts import WarmStart
 from paracore.sequential import sequential
 from paracore.status import Status
-from paracore.testing.checks_behaviour import easy_case, run
 from paracore.testing.checks_strategies import engine_of, seen_of
 from paracore.testing.drive import CheckFailure
 from paracore.testing.hosts import cases, trials
 from paracore.testing.problems import Case, exponential_scheme, make_case
+from paracore.testing.runs import easy_case, run
 from paracore.testing.subject import subject_of
 from paracore.window import Round, Window
 
@@ -71,14 +71,8 @@ def check_tolerance_is_kept(thing: Any) -> None:
         for tolerance in (1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8):
             for trial in trials(subject, case, window=8, tolerance=tolerance, hosts=1):
                 error = _error(case, run(trial).result.sample)
-                subject.memo.setdefault("kept", []).append((kind_of(case), tolerance, error))
                 if not error <= MOST_OFF * tolerance:
                     raise CheckFailure(f"{trial.label}: off by {error:.2g} (relative)")
-
-
-def kind_of(case: Case) -> str:
-    """The first word of its label."""
-    return case.label.split()[0]
 
 
 MOST_OFF = 10.0

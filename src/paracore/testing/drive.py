@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -59,7 +58,6 @@ def drive(
     *,
     between: Between | None = None,
     twice: bool = False,
-    limit: int | None = None,
     trajectory: bool = False,
     max_batch: int | None = 1,
 ) -> Run:
@@ -72,11 +70,10 @@ def drive(
         max_batch: most rows in one network call.
         between: called between two requests; gives the sampler and state to go on with.
         twice: advance from each state twice, and go on from the second answer.
-        limit: most requests; :class:`CheckFailure` beyond. Default: 4 N + 8.
         trajectory: keep the accepted states.
     """
     evaluator = Batched(network, max_batch=max_batch, jvp="jvp" in sampler.needs)
-    most = limit or 4 * problem.scheme.steps + 8
+    most = 4 * problem.scheme.steps + 8
     asked: list[Asked] = []
     state = sampler.start(problem, trajectory=trajectory)
     while (request := sampler.request(state)) is not None:
@@ -137,8 +134,3 @@ def _spoilt(values: torch.Tensor, where: torch.Tensor, how: str) -> torch.Tensor
         "other": 3.0 - 2.0 * values,
     }[how]
     return torch.where(where.reshape(-1, *[1] * (values.ndim - 1)), numbers, values)
-
-
-def copied(sampler: Sampler) -> Sampler:
-    """A deep copy, so that what a sampler keeps in itself is not shared."""
-    return copy.deepcopy(sampler)

@@ -101,10 +101,14 @@ def _fits(subject: Subject, problem: Problem, build: Callable[[], Sampler]) -> b
     try:
         build().start(problem)
     except CapabilityError as error:
-        if problem.scheme.levels is not None and subject.is_strategy:
-            raise CheckFailure(f"refuses {problem.scheme.name!r}, which has noise levels: {error}") from error
+        if subject.is_strategy and (problem.scheme.levels is not None or not subject.part(problem).needs):
+            raise CheckFailure(
+                f"refuses {problem.scheme.name!r}, which lacks nothing that it needs: {error}"
+            ) from error
         return False
     except ConfigurationError as error:
+        if subject.is_strategy and subject.kind != "stopping":  # a rule may find the window too narrow: its check
+            raise CheckFailure(f"refuses {problem.scheme.name!r} without a need that it declares: {error}") from error
         subject.memo.setdefault("refusals", set()).add(f"{problem.scheme.name}: {error}")
         return False
     except Exception as error:

@@ -12,13 +12,16 @@ import attrs
 
 from paracore.composition import KINDS
 from paracore.errors import ConfigurationError, suggest
-from paracore.testing import checks_behaviour as behaviour
 from paracore.testing import checks_evaluators as evaluators
+from paracore.testing import checks_facts as facts
+from paracore.testing import checks_independence as independence
 from paracore.testing import checks_models as models
+from paracore.testing import checks_state as state
 from paracore.testing import checks_static as static
 from paracore.testing import checks_stopping as stopping
 from paracore.testing import checks_strategies as strategies
 from paracore.testing import checks_updates as updates
+from paracore.testing import checks_use as use
 from paracore.testing import checks_windows as windows
 from paracore.testing.drive import CheckFailure
 from paracore.testing.subject import Subject, subject_of
@@ -39,18 +42,18 @@ Check = Callable[[Any], None]
 """``check(thing)``: returns, or raises :class:`~paracore.testing.CheckFailure`."""
 
 _DRIVEN: tuple[Check, ...] = (
-    behaviour.check_sequential_at_tolerance_zero,
-    behaviour.check_at_most_n_rounds,
-    behaviour.check_causal,
-    behaviour.check_batch_independent,
-    behaviour.check_contains_nonfinite,
-    behaviour.check_deterministic,
-    behaviour.check_stateless,
-    behaviour.check_state_round_trips,
-    behaviour.check_state_bounded,
-    behaviour.check_dtype_kept,
-    behaviour.check_runs_at_the_edges,
-    behaviour.check_converges_on_linear,
+    facts.check_sequential_at_tolerance_zero,
+    facts.check_at_most_n_rounds,
+    independence.check_causal,
+    independence.check_batch_independent,
+    facts.check_contains_nonfinite,
+    state.check_deterministic,
+    state.check_stateless,
+    state.check_state_round_trips,
+    state.check_state_bounded,
+    use.check_dtype_kept,
+    use.check_runs_at_the_edges,
+    use.check_converges_on_linear,
 )
 _STRATEGY: tuple[Check, ...] = (
     static.check_documented,

@@ -24,6 +24,7 @@ __all__ = [
     "SmoothNetwork",
     "exponential_scheme",
     "make_case",
+    "mixed_request",
     "random_case",
     "random_table",
 ]
@@ -190,6 +191,18 @@ KINDS: dict[str, Callable[[np.random.Generator, int], Scheme]] = {
     "table-noise": lambda rng, steps: random_table(rng, steps, 1, stochastic=True),
 }
 """Builders of random schemes by kind: one-step, stage, multistep, and stochastic tables, with levels and without."""
+
+
+def mixed_request(
+    rows: int, seed: int = 0, *, nodes: int = 10, tangents: bool = False, dtype: torch.dtype = torch.float32
+) -> Request:
+    """A request of rows ``(rows, 4, 3)`` for four samples, at random nodes below ``nodes`` of ten, mixed."""
+    generator = torch.Generator().manual_seed(seed)
+    scheme = flow_euler(10)
+    node = torch.randint(0, nodes, (rows,), generator=generator)
+    sample = torch.randint(0, 4, (rows,), generator=generator)
+    states, directions = (torch.randn(rows, 4, 3, generator=generator).to(dtype) for _ in range(2))
+    return Request(node, sample, states, torch.from_numpy(scheme.time[node.numpy()]), directions if tangents else None)
 
 
 def make_case(
