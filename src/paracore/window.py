@@ -89,7 +89,7 @@ def per_sample(values: npt.NDArray[Any], like: torch.Tensor) -> torch.Tensor | f
     Half precision always gets a float32 tensor, so that a product's rounding does not depend on the batch.
     """
     wide = compute_dtype(like.dtype)
-    if wide == like.dtype and len(values) and (values == values[0]).all():
+    if wide == like.dtype and len(values) and np.count_nonzero(values == values[0]) == len(values):
         return float(values[0])
     shaped = torch.tensor(values, device=like.device, dtype=wide)  # a copy: what strategies see is read-only
     return shaped.reshape((-1,) + (1,) * (like.ndim - 1))
@@ -99,11 +99,12 @@ def where_rows(mask: Bools, new: torch.Tensor, old: torch.Tensor) -> torch.Tenso
     """Samples of ``new`` where ``mask (B,)``, of ``old`` elsewhere; no copy where the mask is all one way."""
     if len(mask) == 1:
         return new if mask[0] else old
-    if mask.all():
+    taken = np.count_nonzero(mask)
+    if taken == len(mask):
         return new
-    if not mask.any():
+    if not taken:
         return old
-    shaped = torch.tensor(mask, device=new.device)
+    shaped = torch.from_numpy(mask.copy()).to(new.device)
     return torch.where(shaped.reshape((-1,) + (1,) * (new.ndim - 1)), new, old)
 
 
@@ -234,7 +235,7 @@ class Window:
         """
         source = self.nodes - old_front[None, :]
         inside = (source >= 0) & (source < len(value))
-        picked = np.take_along_axis(value, np.clip(source, 0, len(value) - 1), axis=0)
+        picked = value[np.minimum(np.maximum(source, 0), len(value) - 1), np.arange(self.batch)]
         return np.where(inside, picked, np.asarray(fill, dtype=value.dtype))
 
     def step(self, row: int, states: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -424,7 +424,7 @@ class _Column:
         """What to multiply ``value`` with at a node, or at one node per sample."""
         if isinstance(node, np.ndarray):
             weights = self.weights[node]
-            if len(weights) > 1 and not (weights == weights[0]).all():
+            if np.count_nonzero(weights == weights[0]) < len(weights):
                 shaped = torch.from_numpy(weights).to(device=value.device, dtype=value.dtype)
                 return shaped.reshape((-1,) + (1,) * (value.ndim - 1))
             node = int(node[0])
