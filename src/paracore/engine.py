@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import attrs
@@ -19,7 +20,7 @@ from paracore.problem import Problem
 from paracore.request import Outputs, Request
 from paracore.result import Result, RoundTrace
 from paracore.sampler import Sampler
-from paracore.slide import pick, pick_numbers, slide_past
+from paracore.slide import lay_over, pick, pick_numbers, slide_past
 from paracore.state import RUNNING, EngineState, Pending
 from paracore.status import Status
 from paracore.window import Bools, Ints, Local, Round, Window, where_rows
@@ -271,12 +272,16 @@ class Engine(Sampler):
         fresh = target[:-1] >= window.rows
         memory = state.problem.scheme.memory
         is_chain = following is round.chain
+        outputs, forecast = pick(round.outputs, inner), None
+        if is_chain and not self.composition.jacobian.null:
+            held = all(map(operator.is_, used, round.outputs))
+            forecast = outputs if held else pick(used, inner)
         state = state.but(
             at=at,
             states=pick(following, np.minimum(target, window.rows), fixed=round.chain, until=shift),
-            outputs=pick(round.outputs, inner),
+            outputs=outputs,
             anchors=pick(round.anchors, inner),
-            forecast=pick(used, inner) if is_chain and not self.composition.jacobian.null else None,
+            forecast=forecast,
             age=np.where(fresh, -1, pick_numbers(round.age, inner)),
             reach=np.where(fresh, np.nan, pick_numbers(round.gap, inner)) if is_chain else np.full(fresh.shape, np.nan),
             past_x=slide_past(state.past_x, round.chain, shift, memory),
@@ -312,9 +317,10 @@ class Engine(Sampler):
             guesses = part.enter(window, entering.copy(), last, state.parts["initializer"])
         rows = rows_from("initializer", part, guesses, len(known), known[0])
         changed = np.flatnonzero(entering.any(axis=1)).tolist()
-        finite = finite_rows([rows[r] for r in changed])
-        for i, r in enumerate(changed):
-            known[r] = where_rows(entering[r] & finite[i], rows[r], known[r])
+        guesses = [rows[r] for r in changed]
+        entered = lay_over(entering[changed] & finite_rows(guesses), guesses, [known[r] for r in changed])
+        for r, row in zip(changed, entered, strict=True):
+            known[r] = row
         return known
 
     def _choose(self, state: EngineState, window: Window) -> EngineState:

@@ -12,6 +12,7 @@ from paracore.errors import DenoiserError
 from paracore.guard import calling, finite_rows, finite_samples, rows_from
 from paracore.problem import Problem
 from paracore.request import Outputs, Request
+from paracore.slide import lay_over
 from paracore.state import EngineState
 from paracore.status import Status
 from paracore.window import Bools, Ints, Round, RowNorms, Window, per_sample, rms, some_rows, to_numpy, where_rows
@@ -100,12 +101,16 @@ def fill(composition: Composition, state: EngineState, round: Round) -> None:
     with calling("selection", part, round):
         filled = part.fill(round, need.copy(), state.parts["selection"])
     rows = rows_from("selection", part, filled, round.window.rows, round.outputs[0])
-    finite = finite_rows(rows)
-    for r in range(1, round.window.rows):
-        if need[r].any():
-            new = where_rows(finite[r], rows[r], round.outputs[r - 1])
-            round.outputs[r] = where_rows(need[r], new, round.outputs[r])
-            round.anchors[r] = where_rows(need[r], round.window.state_rows[r], round.anchors[r])
+    wanted = np.flatnonzero(need.any(axis=1)).tolist()
+    finite = finite_rows([rows[r] for r in wanted])
+    for i in np.flatnonzero(~finite.all(axis=1)).tolist():
+        r = wanted[i]
+        before = where_rows(need[r - 1], rows[r - 1], round.outputs[r - 1])
+        rows[r] = where_rows(finite[i], rows[r], before)
+    for held, new in ((round.outputs, rows), (round.anchors, round.window.state_rows)):
+        laid = lay_over(need[wanted], [new[r] for r in wanted], [held[r] for r in wanted])
+        for r, row in zip(wanted, laid, strict=True):
+            held[r] = row
 
 
 def gather(
@@ -121,9 +126,9 @@ def gather(
                 directions.append(tangents[r])
         elif asked[r]:
             index = torch.from_numpy(np.flatnonzero(mask[r])).to(rows[r].device)
-            states.append(rows[r][index])
+            states.append(rows[r].index_select(0, index))
             if tangents is not None:
-                directions.append(tangents[r][index])
+                directions.append(tangents[r].index_select(0, index))
     picked = nodes[mask]
     return Request(
         nodes=torch.from_numpy(picked),
@@ -138,10 +143,8 @@ def scatter(block: torch.Tensor, asked: Bools, good: Bools, old: torch.Tensor) -
     """Rows of ``block`` (one per asked sample) laid over ``old`` where good."""
     if good.all():
         return block
-    new = old.clone()
-    inside = torch.from_numpy(good[asked]).to(block.device)
-    new[torch.from_numpy(np.flatnonzero(good)).to(block.device)] = block[inside]
-    return new
+    kept, place = (torch.from_numpy(np.flatnonzero(mask)).to(block.device) for mask in (good[asked], good))
+    return old.index_copy(0, place, block if len(kept) == len(block) else block.index_select(0, kept))
 
 
 def check_outputs(values: Any, rows: int, like: torch.Tensor) -> None:
