@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import attrs
@@ -11,8 +12,8 @@ import torch
 import paracore
 from paracore.parts.options import integer, number
 from paracore.schemes import compute_dtype
-from paracore.slide import pick
-from paracore.window import Bools, Floats, Ints, Local, Round, per_sample, small_solve, to_numpy, where_rows
+from paracore.slide import lay_over, pick
+from paracore.window import Bools, Floats, Ints, Local, Round, per_sample, small_solve, to_numpy
 
 __all__ = ["Secant"]
 
@@ -48,7 +49,7 @@ class Secant(paracore.JacobianApproximation):
         """The response at each row that has at least one difference."""
         count, pairs = self._pairs(round, state)
         usable = count > 1
-        used = [r for r in range(1, len(count)) if usable[r].any()]
+        used = [r for r in np.flatnonzero(usable.any(axis=1)).tolist() if r > 0]
         if not used:
             return None
         blocks = dict(zip(used, self._blocks([(pairs[r], count[r] - 1) for r in used]), strict=True))
@@ -82,15 +83,13 @@ class Secant(paracore.JacobianApproximation):
         old = len(state["count"])
         counts = np.stack(state["count"]) if old else np.zeros((1, window.batch), dtype=np.int64)
         known = window.realign(counts, state["front"])
-        source = np.clip(window.nodes - state["front"][None, :], 0, max(old - 1, 0))
+        source = np.minimum(np.maximum(window.nodes - state["front"], 0), max(old - 1, 0))
         fresh: Bools = round.evaluated
-        rows: list[list[Pair]] = []
-        for r in range(window.rows):
-            mine = _moved(state, source[r], known[r])
-            if fresh[r].any():
-                new = (round.anchors[r], round.form_output(r))
-                mine = _pushed(mine, new, fresh[r])
-            rows.append(mine)
+        rows = _moved(state, source, known)
+        seen = np.flatnonzero(fresh.any(axis=1)).tolist()
+        new = [(round.anchors[r], round.form_output(r)) for r in seen]
+        for r, pairs in zip(seen, _pushed([rows[r] for r in seen], new, fresh[seen]), strict=True):
+            rows[r] = pairs
         return known + fresh, rows
 
     def _blocks(self, rows: list[tuple[list[Pair], Ints]]) -> list[_Block]:
@@ -160,30 +159,40 @@ def mean_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a.to(wide) * b.to(wide)).flatten(1).mean(dim=1)
 
 
-def _moved(state: Any, source: Ints, known: Ints) -> list[Pair]:
-    """A row's pairs, found in the window they were kept for."""
-    depth = int(known.max(initial=0))
-    out: list[Pair] = []
-    for k in range(depth):
-        rows = state["states"], state["outputs"]
-        x, f = (_layer(block, source, known, k) for block in rows)
-        out.append((x, f))
+def _moved(state: Any, source: Ints, known: Ints) -> list[list[Pair]]:
+    """Each row's pairs, found in the window they were kept for.
+
+    Args:
+        state: the part's.
+        source: ``(P, B)`` rows of that window.
+        known: ``(P, B)`` how many pairs each has.
+    """
+    depth = known.max(axis=1, initial=0)
+    out: list[list[Pair]] = [[] for _ in depth]
+    for k in range(int(depth.max(initial=0))):
+        rows = np.flatnonzero(depth > k).tolist()
+        layers = (pick(_layer(state[kind], k), source[rows]) for kind in ("states", "outputs"))
+        for r, x, f in zip(rows, *layers, strict=True):
+            out[r].append((x, f))
     return out
 
 
-def _layer(block: list[list[torch.Tensor]], source: Ints, known: Ints, k: int) -> torch.Tensor:
-    """The k-th newest entry of each sample's source row; any entry where a sample has none."""
-    if (source == source[0]).all():
-        return block[int(source[0])][k]
+def _layer(block: list[list[torch.Tensor]], k: int) -> list[torch.Tensor]:
+    """The k-th newest entry of each row; any entry where a row has none."""
     there = [row[min(k, len(row) - 1)] if row else None for row in block]
     spare = next(row for row in there if row is not None)
-    return pick([spare if row is None else row for row in there], source[None, :])[0]
+    return [spare if row is None else row for row in there]
 
 
-def _pushed(pairs: list[Pair], new: Pair, fresh: Bools) -> list[Pair]:
-    """The pairs with a new one in front for the samples that were evaluated."""
-    if fresh.all():
-        return [new, *pairs]
-    shifted = [new, *pairs]
-    kept = [*pairs, pairs[-1]] if pairs else [new]
-    return [(where_rows(fresh, a, c), where_rows(fresh, b, d)) for (a, b), (c, d) in zip(shifted, kept, strict=True)]
+def _pushed(rows: list[list[Pair]], new: list[Pair], fresh: Bools) -> list[list[Pair]]:
+    """Each row's pairs with a new one in front for the samples that were evaluated, ``fresh (R, B)``."""
+    shifted = [[first, *pairs] for first, pairs in zip(new, rows, strict=True)]
+    kept = [[*pairs, pairs[-1]] if pairs else [first] for first, pairs in zip(new, rows, strict=True)]
+    depth = [len(pairs) for pairs in shifted]
+    mask = np.repeat(fresh, depth, axis=0)
+    laid = [
+        lay_over(mask, [pair[i] for row in shifted for pair in row], [pair[i] for row in kept for pair in row])
+        for i in range(2)
+    ]
+    pairs = zip(*laid, strict=True)
+    return [list(itertools.islice(pairs, count)) for count in depth]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
-from paracore.slide import pick
-from paracore.window import Bools, Floats, Ints, Window, per_sample
+from paracore.schemes import compute_dtype
+from paracore.slide import pick, pick_stacked
+from paracore.window import Bools, Floats, Ints, Window, is_small
 
 __all__ = ["between", "clock", "neighbours"]
 
@@ -37,18 +38,45 @@ def neighbours(known: Bools, *, strict: bool = False) -> tuple[Ints, Ints]:
 
 
 def between(
-    rows: Sequence[torch.Tensor], time: Floats, row: int, left: Ints, right: Ints, trend: float
-) -> torch.Tensor:
-    """``(B, *event)``: a row from its neighbours, linear in time; beyond the last, it and a part of the last slope."""
-    count = len(rows)
+    rows: Sequence[torch.Tensor], time: Floats, wanted: Sequence[int], left: Ints, right: Ints, trend: float
+) -> Iterator[torch.Tensor]:
+    """Rows from their neighbours, linear in time; beyond the last one, it and a part of the last slope.
+
+    Small rows are made together: for them a call costs more than the numbers.
+
+    Args:
+        rows: P rows ``(B, *event)``.
+        time: ``(P, B)`` of each row.
+        wanted: the rows to make.
+        left, right: ``(P, B)`` each row's neighbours.
+        trend: how much of the last slope is kept.
+
+    Yields:
+        One row ``(B, *event)`` for each one wanted.
+    """
+    first, second, fraction = _line(time, np.asarray(wanted), left, right, trend)
+    if is_small(rows[0]):
+        yield from _blend(pick_stacked(rows, first), pick_stacked(rows, second), fraction).unbind()
+        return
+    for a, b, part in zip(first, second, fraction, strict=True):
+        yield _blend(pick(rows, a[None])[0], pick(rows, b[None])[0], part)
+
+
+def _line(time: Floats, row: Ints, left: Ints, right: Ints, trend: float) -> tuple[Ints, Ints, Floats]:
+    """Which two rows each wanted one lies on a line with, and how far along it, ``(R, B)`` each."""
+    count, column = len(time), np.arange(time.shape[1])
     low, high = np.maximum(left[row], 0), right[row]
     beyond = high >= count
-    before = np.maximum(left[np.maximum(low - 1, 0), np.arange(len(low))], 0)
+    before = np.maximum(left[np.maximum(low - 1, 0), column], 0)
     first, second = np.where(beyond, before, low), np.where(beyond, low, np.minimum(high, count - 1))
-    column = np.arange(len(low))
-    span = time[second, column] - time[first, column]
-    reach = time[row] - np.where(beyond, time[second, column], time[first, column])
-    fraction = np.divide(reach, span, out=np.zeros(len(span)), where=(span != 0) & (second != first))
-    fraction = np.where(beyond, 1.0 + trend * np.minimum(fraction, 1.0), fraction)
-    a, b = pick(rows, first[None, :])[0], pick(rows, second[None, :])[0]
-    return (a + (b - a) * per_sample(fraction, a)).to(a.dtype)
+    start, end = time[first, column], time[second, column]
+    span = end - start
+    reach = time[row] - np.where(beyond, end, start)
+    fraction = np.divide(reach, span, out=np.zeros(span.shape), where=(span != 0) & (second != first))
+    return first, second, np.where(beyond, 1.0 + trend * np.minimum(fraction, 1.0), fraction)
+
+
+def _blend(a: torch.Tensor, b: torch.Tensor, fraction: Floats) -> torch.Tensor:
+    """``a + (b - a) fraction`` for rows ``(..., B, *event)`` and fractions ``(..., B)``."""
+    weight = torch.from_numpy(fraction).to(a.device, compute_dtype(a.dtype))
+    return (a + (b - a) * weight.reshape(*fraction.shape, *[1] * (a.ndim - fraction.ndim))).to(a.dtype)

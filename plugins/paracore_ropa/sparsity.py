@@ -12,7 +12,7 @@ from paracore import Problem
 from paracore.errors import ConfigurationError
 from paracore.parts.options import integer, number
 from paracore.strategies import Selection
-from paracore.window import Bools, Floats, Ints, Round, RowNorms, Window, where_rows
+from paracore.window import Bools, Floats, Ints, Round, RowNorms, Window
 from paracore_ropa.interpolation import between, clock, neighbours
 
 __all__ = ["ResidualSparsity"]
@@ -121,20 +121,21 @@ class ResidualSparsity(Selection):
         moved = gap > self.settled * self._accepted_gap(window.front, state)
         moved |= window.front - state["front"] < 2  # settled rows that are not accepted hold up all others
         ahead = self._ahead(window.scheme.steps)
-        most = -(-ahead // width)
-        for b in np.flatnonzero(window.running & (window.front > window.rounds)):
-            last = min(int(window.valid[:, b].sum()) - 1, max(ahead, width - 1))
-            spacing = min(int(state["spacing"][b]), most)
-            out[:, b] = _place(knots[:, b], moved[:, b], spacing, last, width)
+        last = np.minimum(window.valid.sum(axis=0) - 1, max(ahead, width - 1)).tolist()
+        spacing = np.minimum(state["spacing"], -(-ahead // width)).tolist()
+        there, stale = knots.T.tolist(), moved.T.tolist()
+        for b in np.flatnonzero(window.running & (window.front > window.rounds)).tolist():
+            out[:, b] = False
+            out[_place(there[b], stale[b], spacing[b], last[b], width), b] = True
         return out
 
     def fill(self, round: Round, rows: Bools, state: Any) -> list[torch.Tensor]:
         """Linear interpolation in time between knots, a part of the last slope beyond."""
         left, right = neighbours(_known(round))
-        out, time = list(round.outputs), clock(round.window)
-        for r in range(1, len(out)):
-            if rows[r].any():
-                out[r] = where_rows(rows[r], between(round.outputs, time, r, left, right, self.trend), out[r])
+        out, wanted = list(round.outputs), np.flatnonzero(rows.any(axis=1)).tolist()
+        made = between(round.outputs, clock(round.window), wanted, left, right, self.trend)
+        for r, row in zip(wanted, made, strict=True):
+            out[r] = row
         return out
 
     def observe(self, round: Round, state: Any) -> dict[str, Any]:
@@ -180,8 +181,9 @@ class ResidualSparsity(Selection):
         error = np.full(window.nodes.shape, np.nan)
         if rows:
             outputs, norms = [state["past"], *round.outputs], RowNorms()
-            for r in rows:
-                norms.add(round.outputs[r] - between(outputs, time, r + 1, left, right, 0.0))
+            predicted = between(outputs, time, [r + 1 for r in rows], left, right, 0.0)
+            for r, row in zip(rows, predicted, strict=True):
+                norms.add(round.outputs[r] - row)
             error[rows] = np.where(inner[rows], norms.result(), np.nan)
         node = np.minimum(window.nodes, window.scheme.steps - 1)
         return np.asarray(state["weight"][node] * error / np.maximum(round.size, 1e-30))
@@ -194,20 +196,12 @@ def _known(round: Round) -> Bools:
     return np.asarray(known)
 
 
-def _place(knots: Bools, moved: Bools, spacing: int, last: int, width: int) -> Bools:
-    """``(P,)`` rows of one sample to evaluate: at most ``width``, the front first, none after ``last``."""
-    out = np.zeros(len(knots), dtype=np.bool_)
-    out[0] = True
-    at, left = 0, width - 1
-    while left and at < last:
+def _place(knots: list[bool], moved: list[bool], spacing: int, last: int, width: int) -> list[int]:
+    """Rows of one sample to evaluate: at most ``width``, the front first, none after ``last``."""
+    out, at = [0], 0
+    while len(out) < width and at < last:
         target = min(at + spacing, last)
-        ahead = np.flatnonzero(knots[at + 1 : target + 1])
-        if len(ahead):
-            at += 1 + int(ahead[0])
-            if not moved[at]:
-                continue
-        else:
-            at = target
-        out[at] = True
-        left -= 1
+        at = next((row for row in range(at + 1, target) if knots[row]), target)
+        if moved[at] or not knots[at]:
+            out.append(at)
     return out
