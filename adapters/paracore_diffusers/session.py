@@ -364,14 +364,13 @@ class Session:
                 answers[node] = yield node, state
             return answers
         visits: dict[int, list[Call]] = {}
-        for _ in range(2):
+        noting = True
+        while noting:
             for node, state in todo.items():
                 calls.mode = "record"
                 yield node, state
                 visits[node] = calls.visit
-            if calls.copying or not any(call.changed for visit in visits.values() for call in visit):
-                break
-            calls.copying = True
+            noting = not calls.unwritten(visits.values())
         noted = [call for visit in visits.values() for call in visit]
         calls.made += sum(not call.done for call in noted)
         self.executor.run(noted, calls.first)
