@@ -181,7 +181,7 @@ def _alone(call: Call) -> None:
 
 
 def _pairs(a: Any, b: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    found, known = list(tensors(a)), list(tensors(b))
+    found, known = tensors(a), tensors(b)
     if len(found) != len(known):
         raise UnmergeableError(f"a merged answer has {len(found)} tensors where a single one has {len(known)}")
     return list(zip(found, known, strict=True))

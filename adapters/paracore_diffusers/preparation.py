@@ -73,8 +73,8 @@ class Preparation:
             self.noise.again(self.table.stepper.rehearse(self.dtypes, sample.device, (3,) * (sample.ndim - 1)))
 
     def lent(self, node: int, state: torch.Tensor, x0: torch.Tensor) -> torch.Tensor:
-        """A state as the pipeline would hold it after the step before; a pipeline may write into it."""
-        return x0.clone() if node == 0 else state.to(self.dtypes.returned)
+        """A copy of a state as the pipeline would hold it after the step before: a pipeline may write into it."""
+        return x0.clone() if node == 0 else state.to(self.dtypes.returned, copy=True)
 
 
 def prepared_problem(fresh: Any, times: Sequence[torch.Tensor], values: dict[str, Any], *, exact: bool) -> Preparation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
@@ -35,7 +35,8 @@ class Recording:
         first: the calls of the first iteration, with their answers.
         visit: the calls of the iteration under way.
         made: calls made, merged ones counted singly.
-        copying: the pipeline writes into what it gave its networks: copies are noted.
+        copied: arguments that the pipeline writes into after its calls, as ``(call, argument)``: the place of the call
+            in the iteration, the place or name of the argument. Copies of them are noted.
         dependent: calls depend on answers of the same iteration: none are noted any more.
         verdicts: why calls of a network are made one by one, by its class.
     """
@@ -45,7 +46,7 @@ class Recording:
     first: list[Call] = attrs.field(factory=list)
     visit: list[Call] = attrs.field(factory=list)
     made: int = 0
-    copying: bool = False
+    copied: set[tuple[int, int | str]] = attrs.field(factory=set)
     dependent: bool = False
     verdicts: dict[str, str] = attrs.field(factory=dict)
     _at: int = 0
@@ -60,6 +61,13 @@ class Recording:
     def replay(self, visit: list[Call], *, checking: bool = False) -> None:
         """Answer the next iteration with these calls' results; ``checking``: it must make the very same calls."""
         self.mode, self.visit, self._checking = "replay", visit, checking
+
+    def unwritten(self, visits: Iterable[list[Call]]) -> bool:
+        """Whether what was noted is still what the pipeline gave; if not, copies are noted from now on."""
+        noted = [call for visit in visits for call in visit]
+        written = {(call.ordinal, name) for call in noted for name in call.written} - self.copied
+        self.copied |= written
+        return not written
 
     def leave(self) -> None:
         """An iteration has reached its step."""
@@ -101,9 +109,12 @@ class Recording:
         return answer
 
     def _noted(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], node: int) -> Any:
-        if self.copying:
-            args, kwargs = mapped(args, torch.clone), mapped(kwargs, torch.clone)
-        call = Call(module, args, kwargs, len(self.visit), node)
+        ordinal = len(self.visit)
+        if self.copied:
+            own = {name for place, name in self.copied if place == ordinal}
+            args = tuple([mapped(v, torch.clone) if i in own else v for i, v in enumerate(args)])
+            kwargs = {name: mapped(v, torch.clone) if name in own else v for name, v in kwargs.items()}
+        call = Call(module, args, kwargs, ordinal, node)
         self.visit.append(call)
         may_wait = type(module) in self._denoisers
         template = self._templates.get(call.key) if may_wait else None

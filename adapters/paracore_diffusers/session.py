@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import inspect
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
@@ -107,6 +108,7 @@ class Session:
     _finished: bool = False
     _stopping: bool = False
     _fresh: Any = None
+    _begin: int = 0
     _index: Any = None
     _parameters: tuple[str, ...] = ()
     _scalers: dict[int, Any] = attrs.field(factory=dict)
@@ -148,6 +150,7 @@ class Session:
         """An iteration before the scheduler was stepped: the first may become ours."""
         if loop.node == 0:
             self._fresh = copy.deepcopy(self.scheduler)
+            self._begin = getattr(self._fresh, "begin_index", None) or 0
             self._index = self.scheduler.__dict__.get("_step_index")
             self.calls.mode, self.inside = "first", True
             self.calls.arrive()
@@ -168,8 +171,7 @@ class Session:
         self.calls.arrive()
         node = self._served[0]
         if "_step_index" in self.scheduler.__dict__:  # pipelines look sigmas up with it
-            begin = getattr(self._fresh, "begin_index", None)
-            self.scheduler.__dict__["_step_index"] = (begin or 0) + node
+            self.scheduler.__dict__["_step_index"] = self._begin + node
         return node
 
     # -- the scheduler ------------------------------------------------------------------------------------------
@@ -202,8 +204,8 @@ class Session:
             )
         if not self._parameters:
             self._parameters = tuple(inspect.signature(type(self.scheduler).step).parameters)[1:]
-        values = {**dict(zip(self._parameters, args, strict=False)), **kwargs}
-        if len(args) > len(self._parameters) or not {"model_output", "sample"} <= values.keys():
+        values = dict(zip(self._parameters, args, strict=False)) | kwargs
+        if len(args) > len(self._parameters) or "model_output" not in values or "sample" not in values:
             raise UnsupportedPipelineError(
                 f"step was given {len(args)} arguments and {', '.join(kwargs) or 'no names'}"
             )
@@ -219,8 +221,7 @@ class Session:
         loop.stepped = True
         state = reply[1]
         self._mark = _mark(state)
-        result: tuple[Any, ...] = (state, *(Beside() for _ in range(self.ready.returns - 1)))
-        return StepOutput(result)
+        return StepOutput((state, *[_BESIDE] * (self.ready.returns - 1)))
 
     def _start(self, loop: Loop, values: dict[str, Any]) -> tuple[int, torch.Tensor]:
         if loop.node != 0:
@@ -258,7 +259,8 @@ class Session:
     def _check_state(self, node: int, sample: torch.Tensor, served: torch.Tensor) -> None:
         """A pipeline may cast what ``step`` returned, nothing else; how it casts shows here for the first time."""
         kept: torch.dtype | None = None
-        if not torch.equal(sample, served.to(sample.dtype)):
+        cast = served if sample.dtype == served.dtype else served.to(sample.dtype)
+        if not torch.equal(sample, cast):
             halves = (torch.bfloat16, torch.float16) if node > 0 else ()
             kept = next((d for d in halves if torch.equal(sample, served.to(d).to(sample.dtype))), None)
             if kept is None:
@@ -298,8 +300,9 @@ class Session:
                 if state.total_rounds + 1 >= check_at:  # what begins late shows late; it costs no network call
                     check_at *= 2
                     yield from self._check_memory(x0, f0)
-                where = _nodes(request)
-                states = {n: request.states[rows] for n, rows in where.items()}
+                order, where = _by_node(request)
+                parts = torch.split(request.states[order], list(where.values()))
+                states = dict(zip(where, parts, strict=True))
                 known: dict[int, torch.Tensor] = {}
                 if first_round and 0 in states and torch.equal(states[0], problem.x0):
                     known[0] = f0
@@ -314,14 +317,14 @@ class Session:
                     yield from self._check_memory(x0, f0)
                     self.random.confirm()
                 began = time.perf_counter()
-                outputs = torch.empty_like(request.states)
-                for n, rows in where.items():
-                    if known[n].shape != states[n].shape:
+                for n, asked in states.items():
+                    if known[n].shape != asked.shape:
                         raise DenoiserError(
                             f"the pipeline steps with an output of shape {tuple(known[n].shape)} at a state of shape "
-                            f"{tuple(states[n].shape)}"
+                            f"{tuple(asked.shape)}"
                         )
-                    outputs[rows] = known[n].to(wide)
+                outputs = torch.empty_like(request.states)
+                outputs[order] = torch.cat([known[n].to(wide) for n in where])
                 self.evaluated += len(where)  # nodes, for the whole batch at a time
                 front = int(state.front.min())
                 state = sampler.advance(state, Outputs(outputs, calls=len(request)))
@@ -337,8 +340,8 @@ class Session:
         last = int(result.front.min())
         if self.stop_at is not None and last > self.stop_at + 1 and result.trajectory is not None:
             last = self.stop_at + 1
-            return ready.lent(last, result.trajectory[last].clone(), x0)
-        return ready.lent(last, result.sample.clone(), x0)  # the caller keeps the result, the pipeline may write
+            return ready.lent(last, result.trajectory[last], x0)
+        return ready.lent(last, result.sample, x0)
 
     def failed(self, error: Exception) -> None:
         """The call raised: other ranks, if there are any, are told; what was accepted goes with the error."""
@@ -364,14 +367,13 @@ class Session:
                 answers[node] = yield node, state
             return answers
         visits: dict[int, list[Call]] = {}
-        for _ in range(2):
+        noting = True
+        while noting:
             for node, state in todo.items():
                 calls.mode = "record"
                 yield node, state
                 visits[node] = calls.visit
-            if calls.copying or not any(call.changed for visit in visits.values() for call in visit):
-                break
-            calls.copying = True
+            noting = not calls.unwritten(visits.values())
         noted = [call for visit in visits.values() for call in visit]
         calls.made += sum(not call.done for call in noted)
         self.executor.run(noted, calls.first)
@@ -430,14 +432,14 @@ _EDITS = (
 )
 
 
-def _nodes(request: Request) -> dict[int, torch.Tensor]:
-    """Rows of each node, in sample order."""
+_BESIDE = Beside()
+
+
+def _by_node(request: Request) -> tuple[torch.Tensor, dict[int, int]]:
+    """The rows sorted by node, then sample, and how many each node has."""
     nodes = request.nodes.numpy()
     order = np.lexsort((request.samples.numpy(), nodes))
-    found: dict[int, torch.Tensor] = {}
-    for n in np.unique(nodes):
-        found[int(n)] = torch.from_numpy(order[nodes[order] == n])
-    return found
+    return torch.from_numpy(order), Counter(nodes[order].tolist())
 
 
 def _mark(state: torch.Tensor) -> int | torch.Tensor:

@@ -17,6 +17,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from paracore_diffusers.calls import Call, mapped, plain, signature, stand_in, tensors
 from paracore_diffusers.execution import Merged, OneByOne
 from paracore_diffusers.merge import UnmergeableError, batch_of, merged, split
+from paracore_diffusers.recording import Recording
 
 Pair = namedtuple("Pair", "first second")
 
@@ -117,8 +118,13 @@ class Arguments:
         return found
 
 
+class Adds(torch.nn.Module):
+    def forward(self, x, other):
+        return x + other
+
+
 def close(a, b) -> None:
-    found, expected = list(tensors(a)), list(tensors(b))
+    found, expected = tensors(a), tensors(b)
     assert type(a) is type(b)
     assert len(found) == len(expected)
     for x, y in zip(found, expected, strict=True):
@@ -217,7 +223,7 @@ def test_no_main_input():
 
 def test_structure_helpers():
     value = {"a": [torch.ones(2), 3], "b": Pair(torch.zeros(1), "x")}
-    assert len(list(tensors(value))) == 2
+    assert len(tensors(value)) == 2
     assert list(plain(value)) == [3, "x"]
     doubled = mapped(value, lambda t: 2 * t)
     assert type(doubled["b"]) is Pair
@@ -230,10 +236,46 @@ def test_structure_helpers():
 
 
 def test_writes_are_noticed():
-    x = torch.ones(2, 2)
-    call = Call(Net(), (x,), {}, 0, 0)
+    x, y, z = torch.ones(2, 2), torch.ones(2), torch.ones(2)
+    listed = [y, z]
+    call = Call(Net(), (torch.ones(1), x), {"listed": listed, "other": torch.ones(1), "none": None}, 0, 0)
+    assert call.written == []
     assert not call.changed
     x.add_(1)
     assert call.changed
+    assert call.written == [1]
+    listed[1] = torch.ones(2)
+    assert call.written == [1, "listed"]
+
+
+def test_exchanges_are_noticed():
+    listed = [torch.ones(2), torch.ones(2)]
+    call = Call(Net(), (torch.ones(1),), {"listed": listed}, 0, 0)
+    listed.reverse()
+    assert call.written == [0, "listed"]  # better too many than one too few
+    listed.reverse()
+    assert call.written == []
+    held = listed.pop()
+    assert call.written == [0, "listed"]
+    listed.append(held.clone())
+    assert call.written == ["listed"]
+
+
+def test_only_what_is_written_into_is_copied():
+    x, y = torch.ones(1), torch.ones(1)
+    recording = Recording(mode="record")
+    recording.call(Adds(), (x,), {"other": y}, 0)
+    x.add_(1)
+    assert not recording.unwritten([recording.visit])
+    recording.arrive()
+    recording.call(Adds(), (x,), {"other": y}, 0)
+    x.add_(1)
+    assert recording.unwritten([recording.visit])
+    (call,) = recording.visit
+    assert float(call.args[0]) == 2
+    assert call.kwargs["other"] is y
+
+
+def test_writes_into_inference_tensors_cannot_be_noticed():
     with torch.inference_mode():
-        assert Call(Net(), (torch.ones(2),), {}, 0, 0).changed  # not countable there: better once too often
+        assert Call(Net(), (torch.ones(2),), {}, 0, 0).written == [0]  # not countable there: better once too often
