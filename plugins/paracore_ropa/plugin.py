@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,21 +25,22 @@ __all__ = ["ropa", "ropa_paper"]
 
 
 _SHARES = (
-    (4, ErrorTarget(row=12.0, total=4.3, coherence=0.0, growth=0.6)),
-    (8, ErrorTarget(row=11.2, total=4.1, coherence=0.0, growth=0.6)),
-    (16, ErrorTarget(row=12.0, total=4.6, coherence=0.0, growth=0.75)),
+    (4, ErrorTarget(row=11.0, total=3.95, coherence=0.0, growth=0.6, early=0.6), 0.1),
+    (8, ErrorTarget(row=7.45, total=2.7, coherence=0.0, growth=0.6), 0.5),
+    (16, ErrorTarget(row=10.0, total=3.85, coherence=0.0, growth=0.75), 0.57),
+    (math.inf, ErrorTarget(row=17.0, total=6.0, coherence=0.5, trust=0.6, growth=0.75), 0.5),
 )
-_WIDE_SHARES = ErrorTarget(row=17.0, total=6.0, coherence=0.5, trust=0.6, growth=0.75)
-"""Shares of the target by window (the first bound above it): chosen on digits, N = 50, guidance 4 (docs)."""
-_TIGHT, _MOST = 0.01, 1.9
-"""Below a target of 1 % obtained errors shrink faster than the target: shares grow with it, up to 1.9 at 0.2 %."""
+"""Shares of the target by window (the first bound above it), chosen on digits, N = 50, guidance 4 (docs); and how they
+grow for targets below 1 %, by that power of ``0.01 / tolerance``, which counts as at most 5: obtained errors shrink
+faster there than the error target assumes. Below window 4 errors of interpolated rows lead, which shares do not see."""
+_TIGHT, _TIGHTEST = 0.01, 5.0
 
 
 def _shares(window: int, tolerance: float) -> ErrorTarget:
-    shares = next((rule for bound, rule in _SHARES if window < bound), _WIDE_SHARES)
-    if window < 4 or not 0 < tolerance < _TIGHT:  # below 4, errors of interpolated rows lead: shares do not see them
+    shares, power = next((rule, power) for bound, rule, power in _SHARES if window < bound)
+    if not 0 < tolerance < _TIGHT:
         return shares
-    more = min((_TIGHT / tolerance) ** 0.4, _MOST)
+    more = min(_TIGHT / tolerance, _TIGHTEST) ** power
     return attrs.evolve(shares, row=shares.row * more, total=shares.total * more)
 
 
@@ -50,7 +52,7 @@ def ropa(
     correction: str = "secant(memory=2)",
     widest: int = 0,
     reach: int = 0,
-    share: float = 2.0,
+    share: float = 8.0,
     alpha: float = 1.5,
     beta: float = 0.7,
 ) -> paracore.Engine:

@@ -17,9 +17,6 @@ from paracore_ropa.interpolation import between, clock, neighbours
 
 __all__ = ["ResidualSparsity"]
 
-_EVALUATIONS = 8.0
-"""The window for which ``share`` is meant."""
-
 _GROWTH = 2.0
 """Early errors grow by ``exp(2 tau)``, ``tau = sigma / (alpha + sigma)``: the error target's growth at its calmest."""
 
@@ -32,9 +29,9 @@ class ResidualSparsity(Selection):
     as an error of the sample: ``cost = |f - interpolated| * response * exp(2 tau) / |x|``, with the table's response to
     an output error. Errors of different rows point different ways and add in quadrature, so a row may cost about
 
-        budget = share * tolerance / sqrt(N) * 8 / window
+        budget = share * tolerance / sqrt(N)
 
-    (the wider the window, the more of the tolerance is used up by outputs held over larger distances). The spacing
+    (costs are estimated high, so that shares above 1 are usual). The spacing
     narrows by one where the knots' mean cost exceeds ``alpha`` budgets and widens by one where it is below ``beta``
     budgets: Eq. 13 of the paper, with coupling read as evaluations and the mean residual replaced by what the sample
     can bear. It begins at 1.
@@ -64,7 +61,7 @@ class ResidualSparsity(Selection):
 
     widest: int = attrs.field(default=4, validator=integer(0))
     reach: int = attrs.field(default=0, validator=integer(0))
-    share: float = attrs.field(default=2.0, validator=number(0.0))
+    share: float = attrs.field(default=8.0, validator=number(0.0))
     alpha: float = attrs.field(default=1.5, validator=number(0.0))
     beta: float = attrs.field(default=0.7, validator=number(0.0))
     settled: float = attrs.field(default=0.5, validator=number(0.0))
@@ -145,7 +142,7 @@ class ResidualSparsity(Selection):
         seen = np.isfinite(cost)
         mean = np.where(seen, cost, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
         target = self.target or round.tolerance
-        budget = self.share * target / window.scheme.steps**0.5 * _EVALUATIONS / window.width
+        budget = self.share * target / window.scheme.steps**0.5
         narrow, widen = mean > self.alpha * budget, seen.any(axis=0) & (mean < self.beta * budget)
         time = clock(window)[0]
         widest = self._widest(window.width, window.scheme.steps)

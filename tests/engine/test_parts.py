@@ -11,6 +11,7 @@ import torch
 
 import paracore
 from paracore.engine import Engine
+from paracore.harness import relative_error
 from paracore.parts import (
     AbsoluteChange,
     AllRows,
@@ -168,6 +169,51 @@ def test_error_target_spends_nothing_on_exact_rows():
     case = make_case(flow_euler(8), batch=2)
     result = paracore.solve(paracore.compose(window=1, tolerance=0.1), case.problem, case.evaluator())
     assert result.error_estimate.tolist() == [0.0, 0.0]
+
+
+def _first_moves(case: Any, rule: ErrorTarget, rounds: int) -> list[np.ndarray]:
+    """What the rule makes of each of the first rounds' rows, ``(P, B)``; none is accepted by it."""
+    seen: list[np.ndarray] = []
+
+    @attrs.frozen(eq=False)
+    class Reading(ErrorTarget):
+        def converged(self, round: Any, state: Any) -> Any:
+            seen.append(self._look(round, state)[0])
+            return np.zeros(round.gap.shape, dtype=np.bool_)
+
+    reading = Reading(**attrs.asdict(rule))
+    paracore.solve(paracore.compose(window=4, tolerance=0.1, stopping=reading), case.problem, case.evaluator())
+    return seen[:rounds]
+
+
+def test_error_target_counts_the_first_rounds_less_where_it_is_told_to():
+    """``early`` takes ``early^k`` of the exponent away in round k: nothing of it acts in round 0, half in round 1."""
+    case = make_case(flow_euler(12), seed=3, batch=2, dim=4, stiffness=1.0)
+    whole = _first_moves(case, ErrorTarget(), 4)
+    bare = _first_moves(case, ErrorTarget(early=1.0), 4)  # 1 - 1^k: never anything
+    part = _first_moves(case, ErrorTarget(early=0.5), 4)
+    np.testing.assert_allclose(part[0], bare[0])
+    for k in (1, 2, 3):
+        exponent, less = (np.log(moves[k][1:3] / bare[k][1:3]) for moves in (whole, part))
+        below = exponent < 5.99  # the rule's exponent is at most 6
+        assert below.any()
+        assert (exponent > 0).all()
+        np.testing.assert_allclose(less[below], exponent[below] * (1 - 0.5**k), rtol=1e-6)
+
+
+@pytest.mark.parametrize("window", [2, 4, 8])
+@pytest.mark.parametrize("model", ["mixture", "gaussian"])
+def test_error_target_sees_what_the_stages_of_a_heun_step_pass_on(model, window):
+    """Held, the second stage's output hides the first one's error: counted so, errors were up to twice the target."""
+    made, scheme = paracore.registry.make("model", model), edm_heun(25)
+    generators = [torch.Generator().manual_seed(5000 + i) for i in range(12)]
+    x0 = torch.stack([torch.randn(made.shape, generator=g) for g in generators]) * scheme.levels.sigma[0]
+    labels = torch.arange(12) % made.classes if made.classes else None
+    evaluator = paracore.evaluators.batched(made.denoiser(scheme, labels, 1.0))
+    problem = paracore.Problem(scheme, x0)
+    exact = paracore.sequential(problem, evaluator)
+    result = paracore.solve(paracore.sampler("picard", window=window), problem, evaluator)
+    assert np.mean(relative_error(result.sample, exact)) < 0.0115
 
 
 def test_error_target_survives_responses_that_overflow():

@@ -219,7 +219,11 @@ def test_conversions_round_trip(seed: int, source: str, target: str) -> None:
 
 
 def test_the_calm_form_goes_by_the_kind_of_scheme() -> None:
-    kinds = {"drift": (flow_euler(5), ddim(5), edm_euler(5)), "data": (ddpm(5),), "network": (dpm_solver_pp_2m(5),)}
+    kinds = {
+        "drift": (flow_euler(5), ddim(5), edm_euler(5)),
+        "data": (ddpm(5), dpm_solver_pp_2m(5)),  # the network returns the noise
+        "network": (dpm_solver_pp_2m(5, prediction="v-prediction"), flow_heun(5)),
+    }
     for form, schemes in kinds.items():
         for scheme in schemes:
             assert scheme.calm_form == form

@@ -7,8 +7,10 @@ from typing import Any
 import attrs
 import numpy as np
 
+from paracore.errors import SchemeError
 from paracore.parts.options import number
 from paracore.problem import Problem
+from paracore.schemes import Scheme
 from paracore.strategies import StoppingRule
 from paracore.window import Bools, Floats, Round
 
@@ -39,8 +41,8 @@ _COHERENT = 8
 averages out, and the target is scaled by ``(8 / window)^coherence``, below window 8 by no higher power than 0.5."""
 
 _APART = 0.5
-_TIGHT, _CAUTION, _LEAST = 0.01, 0.15, 0.75
-"""Targets below 1 % are worked to as ``e (e / 0.01)^0.15``, at least ``0.75 e``: errors obtained shrink more slowly
+_TIGHT, _CAUTION, _LEAST = 0.01, 0.25, 0.64
+"""Targets below 1 % are worked to as ``e (e / 0.01)^0.25``, at least ``0.64 e``: errors obtained shrink more slowly
 than the target."""
 
 _UNSEEN = 4.0
@@ -83,13 +85,18 @@ class ErrorTarget(StoppingRule):
         coherence: power of ``8 / window`` that the target is scaled by, since errors of one window do not average out;
             at most 0.5 counts below window 8.
         trust: how far an observed ``kappa`` is believed: ``3 (kappa / 3)^trust``.
+        early: what a sample's first moves lack of the exponent: in its k-th round, counted from 0, it is multiplied by
+            ``1 - early^k``, and ``kappa`` is taken as 3 before anything was seen. The first iterates differ from each
+            other by what the guess before any output lacked, and such differences weigh less (docs). 0 counts the
+            exponent whole from the first round on.
     """
 
     growth: float = attrs.field(default=0.65, validator=number(0.0))
-    row: float = attrs.field(default=8.5, validator=number(0.0))
-    total: float = attrs.field(default=2.55, validator=number(0.0))
+    row: float = attrs.field(default=8.25, validator=number(0.0))
+    total: float = attrs.field(default=2.5, validator=number(0.0))
     coherence: float = attrs.field(default=1.0, validator=number(0.0))
     trust: float = attrs.field(default=1.0, validator=number(0.0, 1.0))
+    early: float = attrs.field(default=0.0, validator=number(0.0, 1.0))
 
     unit = "relative root-mean-square error of the sample against the sequential sampler's"
     reads_changes = True
@@ -99,7 +106,7 @@ class ErrorTarget(StoppingRule):
     def start(self, problem: Problem, rows: int) -> dict[str, Any]:
         """Nothing spent, no response seen."""
         scheme = problem.scheme
-        reach, _ = scheme.output_reach()
+        reach = _reach(scheme)
         tau = 1.0 - np.arange(scheme.steps) / scheme.steps
         if scheme.levels is not None:
             alpha, sigma = scheme.levels.alpha[:-1], scheme.levels.sigma[:-1]
@@ -146,11 +153,14 @@ class ErrorTarget(StoppingRule):
         seen_at = np.where(seen.any(axis=0), window.front, state["seen_at"])
         stale = _AGEING * (window.front - seen_at) / window.scheme.steps
         tau = state["tau"][node]
-        aged = np.where(np.isnan(kappa), _UNSEEN, kappa) * np.exp(tau[0] * np.minimum(stale, _OLDEST))
+        unseen = _USUAL if self.early else _UNSEEN
+        aged = np.where(np.isnan(kappa), unseen, kappa) * np.exp(tau[0] * np.minimum(stale, _OLDEST))
         calm = _QUIET * np.maximum(np.where(np.isnan(quiet), 0.0, quiet - _LOUD), _LOUDEST)
         aged = _USUAL * (aged / _USUAL) ** self.trust
         gap = np.where(np.isfinite(round.gap), round.gap, 1e30)
         exponent = (self.growth * np.maximum(aged, _CALMEST) + calm) * tau
+        if self.early:
+            exponent *= 1.0 - self.early ** np.maximum(window.rounds - 1.0, 0.0)
         grown = np.exp(np.minimum(exponent, _LARGEST_EXPONENT))
         implied = np.abs(window.gain[0])[node] * np.isnan(kappa)  # the network may not follow the held form at all
         moves = grown * state["reach"][node] * np.maximum(aged * shape, implied) * gap / np.maximum(round.size, 1e-30)
@@ -179,6 +189,25 @@ class ErrorTarget(StoppingRule):
     def estimate(self, state: Any) -> Floats:
         """The accepted rows' moves, summed, in shares of the target: all of ``total`` spent is the target itself."""
         return np.asarray(state["spent"] / self.total if self.total > 0 else state["spent"])
+
+
+def _reach(scheme: Scheme) -> Floats:
+    """``(N,)`` how far an output's error moves the trajectory through the table, other outputs held.
+
+    In a table with memory that depends on what is held: an error of the data prediction in the first stage of a Heun
+    step and what it makes of the second stage's state cancel, as long as the second stage's prediction does not follow.
+    The larger of both answers, the network's own output held and the velocity held, stands.
+    """
+    reach, _ = scheme.output_reach()
+    if scheme.memory == 0 or scheme.levels is None or scheme.prediction is None:
+        return reach
+    try:
+        straight, _ = scheme.in_form("velocity").output_reach()
+        _, factor = scheme.form_gain("velocity")
+    except SchemeError:
+        return reach
+    factor = np.abs(factor)
+    return np.maximum(reach, np.divide(straight, factor, out=np.zeros_like(reach), where=factor > 0))
 
 
 def _responses(round: Round, reach: Floats) -> tuple[Floats, Floats]:

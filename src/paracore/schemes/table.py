@@ -330,10 +330,14 @@ class Scheme:
         """The form to hold where nothing better is known: ``"data"``, ``"drift"`` or ``"network"``.
 
         Fresh noise moves a state far and the data that it predicts little, so that a stochastic scheme holds the data;
-        a one-step deterministic one holds the drift, a multistep one what the network returns (figures in the docs).
-        A form that divides by zero somewhere is passed over.
+        a one-step deterministic one holds the drift, a multistep one what the network returns, or the data where that
+        is the noise (figures in the docs). A form that divides by zero somewhere is passed over.
         """
-        wanted = "data" if self.stochastic else "network" if self.memory > 0 else "drift"
+        wanted = "drift"
+        if self.memory > 0:
+            wanted = "data" if self.prediction == "noise" else "network"
+        if self.stochastic:
+            wanted = "data"
         for form in (wanted, "drift"):
             try:
                 self.form_gain(form)
