@@ -22,6 +22,7 @@ __all__ = [
     "Round",
     "RowNorms",
     "Window",
+    "is_small",
     "per_sample",
     "rms",
     "small_solve",
