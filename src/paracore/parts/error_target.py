@@ -92,7 +92,7 @@ class ErrorTarget(StoppingRule):
     """
 
     growth: float = attrs.field(default=0.65, validator=number(0.0))
-    row: float = attrs.field(default=8.25, validator=number(0.0))
+    row: float = attrs.field(default=8.3, validator=number(0.0))
     total: float = attrs.field(default=2.5, validator=number(0.0))
     coherence: float = attrs.field(default=1.0, validator=number(0.0))
     trust: float = attrs.field(default=1.0, validator=number(0.0, 1.0))
