@@ -90,7 +90,7 @@ class ResidualSparsity(Selection):
     def start(self, problem: Problem, rows: int) -> dict[str, Any]:
         """No knots, spacing 1."""
         scheme, batch = problem.scheme, problem.batch
-        response, _ = scheme.output_reach()
+        response = scheme.error_reach()
         tau = 1.0 - np.arange(scheme.steps) / scheme.steps
         if scheme.levels is not None:
             alpha, sigma = np.abs(scheme.levels.alpha[:-1]), scheme.levels.sigma[:-1]

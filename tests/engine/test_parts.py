@@ -204,7 +204,7 @@ def test_error_target_counts_the_first_rounds_less_where_it_is_told_to():
 @pytest.mark.parametrize("window", [4, 8])
 @pytest.mark.parametrize("model", ["mixture", "gaussian"])
 def test_error_target_sees_what_the_stages_of_a_heun_step_pass_on(model, window):
-    """Held, the second stage's output hides the first one's error: counted so, errors were up to twice the target."""
+    """Held predictions take most of an earlier error away: counted so, errors were up to twice the target."""
     made, scheme = paracore.registry.make("model", model), edm_heun(25)
     generators = [torch.Generator().manual_seed(5000 + i) for i in range(12)]
     x0 = torch.stack([torch.randn(made.shape, generator=g) for g in generators]) * scheme.levels.sigma[0]

@@ -346,3 +346,26 @@ def test_forms_that_do_not_exist_are_refused() -> None:
         SchemeError, match=r"form 'data' cannot be converted to 'noise': .* sigma = 0 at node 2; .*'velocity'"
     ):
         clean.conversion("data", "noise", slice(1, 3))
+
+
+@given(schemes)
+def test_errors_reach_at_least_as_far_as_while_all_is_held(scheme: Scheme) -> None:
+    reach, _ = scheme.output_reach()
+    assert (scheme.error_reach() >= reach).all()
+    if scheme.memory == 0:
+        np.testing.assert_array_equal(scheme.error_reach(), reach)
+
+
+def test_what_an_error_in_a_heun_step_leaves_behind() -> None:
+    """Where predictions follow the state wholly, ``(1 - r) / 2`` of the first stage's error stays, ``(1 / r - 1) / 2`` of
+    the second's, with ``r`` the step's ratio of sigmas. Held predictions take nearly all of it away.
+    """
+    scheme = edm_heun(25)
+    sigma = scheme.levels.sigma
+    ratio = sigma[1:-1:2] / sigma[0:-2:2]
+    for stage, stays in ((0, (1 - ratio) / 2), (1, (1 / ratio - 1) / 2)):
+        share = scheme.error_reach()[stage : 2 * len(ratio) : 2] / stays
+        assert (share > 0.6).all()
+        assert (share < 1.0 + 1e-9).all()
+    held = scheme.output_reach()[0][0 : 2 * len(ratio) : 2] / ((1 - ratio) / 2)
+    assert held.min() < 0.05

@@ -7,10 +7,8 @@ from typing import Any
 import attrs
 import numpy as np
 
-from paracore.errors import SchemeError
 from paracore.parts.options import number
 from paracore.problem import Problem
-from paracore.schemes import Scheme
 from paracore.strategies import StoppingRule
 from paracore.window import Bools, Floats, Round
 
@@ -106,7 +104,7 @@ class ErrorTarget(StoppingRule):
     def start(self, problem: Problem, rows: int) -> dict[str, Any]:
         """Nothing spent, no response seen."""
         scheme = problem.scheme
-        reach = _reach(scheme)
+        reach = scheme.error_reach()
         tau = 1.0 - np.arange(scheme.steps) / scheme.steps
         if scheme.levels is not None:
             alpha, sigma = scheme.levels.alpha[:-1], scheme.levels.sigma[:-1]
@@ -189,25 +187,6 @@ class ErrorTarget(StoppingRule):
     def estimate(self, state: Any) -> Floats:
         """The accepted rows' moves, summed, in shares of the target: all of ``total`` spent is the target itself."""
         return np.asarray(state["spent"] / self.total if self.total > 0 else state["spent"])
-
-
-def _reach(scheme: Scheme) -> Floats:
-    """``(N,)`` how far an output's error moves the trajectory through the table, other outputs held.
-
-    In a table with memory that depends on what is held: an error of the data prediction in the first stage of a Heun
-    step and what it makes of the second stage's state cancel, as long as the second stage's prediction does not follow.
-    The larger of both answers, the network's own output held and the velocity held, stands.
-    """
-    reach, _ = scheme.output_reach()
-    if scheme.memory == 0 or scheme.levels is None or scheme.prediction is None:
-        return reach
-    try:
-        straight, _ = scheme.in_form("velocity").output_reach()
-        _, factor = scheme.form_gain("velocity")
-    except SchemeError:
-        return reach
-    factor = np.abs(factor)
-    return np.maximum(reach, np.divide(straight, factor, out=np.zeros_like(reach), where=factor > 0))
 
 
 def _responses(round: Round, reach: Floats) -> tuple[Floats, Floats]:

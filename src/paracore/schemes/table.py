@@ -297,6 +297,24 @@ class Scheme:
             reach[k] = abs(error[int(where[k])])
         return reach, where
 
+    def error_reach(self) -> Array:
+        """``(N,)`` how far an error in one output moves the trajectory, if later outputs may follow it.
+
+        In a table with memory :meth:`output_reach` depends on what is held until the memory has passed. Held data
+        predictions draw the state towards them in the stages and steps between, and with it most of the error; a
+        network's follow the state along the data, where errors stay. The larger of two answers stands: the network's
+        own output held, and the velocity held.
+        """
+        reach, _ = self.output_reach()
+        if self.memory == 0 or self.levels is None or self.prediction is None:
+            return reach
+        try:
+            straight, _ = self.in_form("velocity").output_reach()
+            factor = np.abs(self.form_gain("velocity")[1])
+        except SchemeError:
+            return reach
+        return np.maximum(reach, np.divide(straight, factor, out=np.zeros_like(reach), where=factor > 0))
+
     def form_gain(self, form: str) -> tuple[Array, Array]:
         """``(u, v)``, each ``(N,)``: the network's own output is ``u * x + v * f'`` with ``f'`` in another form.
 
