@@ -357,8 +357,8 @@ def test_errors_reach_at_least_as_far_as_while_all_is_held(scheme: Scheme) -> No
 
 
 def test_what_an_error_in_a_heun_step_leaves_behind() -> None:
-    """Where predictions follow the state wholly, ``(1 - r) / 2`` of the first stage's error stays, ``(1 / r - 1) / 2`` of
-    the second's, with ``r`` the step's ratio of sigmas. Held predictions take nearly all of it away.
+    """Where predictions follow the state wholly, ``(1 - r) / 2`` of the first stage's error stays, and of the second's
+    ``(1 / r - 1) / 2``, with ``r`` the step's ratio of sigmas. Held predictions take nearly all of it away.
     """
     scheme = edm_heun(25)
     sigma = scheme.levels.sigma
