@@ -5,8 +5,9 @@ Three parts, written to benchmarks/results/scaling.json as they come; everything
 * ``wall``: digits, 50 flow-matching steps at shift 1, guidance 4, error target 1 %, window 2, 16 images at once and one
   image: seconds of a whole solve by ``picard`` and the default sampler with the evaluators ``batched`` (one process),
   ``devices`` (two replicas, a thread each), ``distributed`` (two processes, gloo) and ``ray`` (two actors), against the
-  sequential sampler in one process. Interleaved: sequential, each method, again and again. Workers are started, and
-  everything was run once, before. Of ``distributed``, the time of the slower rank from a barrier to its answer.
+  sequential sampler in one process. One evaluator after another, with no other's workers alive (idle actors take a
+  tenth of a core); for each, interleaved: sequential, each method, again and again. Workers are started, and everything
+  was run once, before. Of ``distributed``, the time of the slower rank from a barrier to its answer.
 * ``overhead``: milliseconds of one ``evaluate`` of a network that costs next to nothing (it halves its input), for
   digits (784 numbers a row) and for 2 million numbers a row. *Overhead* is the median of the evaluator with two workers
   minus the median of ``batched`` with the rows of one worker: handing out, moving, waiting for, gathering and checking,
@@ -246,52 +247,72 @@ def ranks(steps: int, images: int) -> Iterator[Ranks]:
 def evaluators(denoiser: paracore.Denoiser) -> Iterator[dict[str, paracore.Evaluator]]:
     """All that live in this process, closed at the end."""
     with contextlib.ExitStack() as stack:
-        devices = stack.enter_context(paracore.evaluators.devices(denoiser, ["cpu"] * WORKERS))
-        actors = stack.enter_context(paracore.evaluators.ray(denoiser, WORKERS))
-        yield {"batched": paracore.evaluators.batched(denoiser), "devices": devices, "ray": actors}
+        yield {name: stack.enter_context(started(name, denoiser)) for name in EVALUATORS if name != "distributed"}
+
+
+@contextlib.contextmanager
+def started(name: str, denoiser: paracore.Denoiser) -> Iterator[paracore.Evaluator]:
+    """One that lives in this process, with its workers, closed at the end."""
+    with contextlib.ExitStack() as stack:
+        if name == "devices":
+            yield stack.enter_context(paracore.evaluators.devices(denoiser, ["cpu"] * WORKERS))
+        elif name == "ray":
+            yield stack.enter_context(paracore.evaluators.ray(denoiser, WORKERS))
+        else:
+            yield paracore.evaluators.batched(denoiser)
 
 
 Save = Callable[[], None]
 Tick = Callable[[str], None]
+Solve = Callable[[str, int], Record]
 
 
-def measure_wall(setting: Setting, group: Ranks, found: Record, tick: Tick, save: Save) -> None:
-    """Seconds of whole solves; ``found`` grows run by run."""
-    denoiser = digits(setting.steps, max(setting.images))
-    cases = {(n, e, s): list[Record]() for n in setting.images for e in EVALUATORS for s in SAMPLERS}
-    alone: dict[int, list[float]] = {n: [] for n in setting.images}
-    exact: dict[int, torch.Tensor] = {}
+@contextlib.contextmanager
+def solver_on(evaluator: str, denoiser: paracore.Denoiser, steps: int, most: int) -> Iterator[Solve]:
+    """Timed solves of up to ``most`` images by one evaluator, whose workers are the only ones that live."""
+    if evaluator != "distributed":
+        with started(evaluator, denoiser) as local:
+            yield lambda name, images: solved(local, name, steps, images)
+        return
+    with ranks(steps, most) as group:
 
-    with evaluators(denoiser) as local:
-
-        def one(images: int, evaluator: str, name: str) -> Record:
-            if evaluator != "distributed":
-                return solved(local[evaluator], name, setting.steps, images)
-            answers = group.ask("solve", name, setting.steps, images)
+        def slower(name: str, images: int) -> Record:
+            answers = group.ask("solve", name, steps, images)
             return {**answers[0], "seconds": max(answer["seconds"] for answer in answers)}
 
-        for run in range(-1, setting.runs):  # run -1 warms up
-            for images in setting.images:
-                tick(f"{'warm-up' if run < 0 else f'run {run + 1}'}: sequential, {images} images")
-                problem = problem_of(setting.steps, images)
-                began = time.perf_counter()
-                exact[images] = paracore.sequential(problem, local["batched"])
-                seconds = time.perf_counter() - began
-                if run >= 0:
-                    alone[images].append(seconds)
-                for evaluator in EVALUATORS:
+        yield slower
+
+
+def measure_wall(setting: Setting, found: Record, tick: Tick, save: Save) -> None:
+    """Seconds of whole solves; ``found`` grows evaluator by evaluator."""
+    denoiser = digits(setting.steps, max(setting.images))
+    alone_on = paracore.evaluators.batched(denoiser)
+    cases: dict[tuple[int, str, str], list[Record]] = {}
+    alone: dict[tuple[int, str], list[float]] = {}
+    exact: dict[int, torch.Tensor] = {}
+    for evaluator in EVALUATORS:
+        with solver_on(evaluator, denoiser, setting.steps, max(setting.images)) as solve:
+            for run in range(-1, setting.runs):  # run -1 warms up
+                for images in setting.images:
+                    about = f"{evaluator}, {'warm-up' if run < 0 else f'run {run + 1}'}, {images} images"
+                    tick(f"{about}: sequential")
+                    problem = problem_of(setting.steps, images)
+                    began = time.perf_counter()
+                    exact[images] = paracore.sequential(problem, alone_on)
+                    seconds = time.perf_counter() - began
+                    if run >= 0:
+                        alone.setdefault((images, evaluator), []).append(seconds)
                     for name in SAMPLERS:
-                        tick(f"{'warm-up' if run < 0 else f'run {run + 1}'}: {name}, {evaluator}, {images} images")
-                        answer = one(images, evaluator, name)
+                        tick(f"{about}: {name}")
+                        answer = solve(name, images)
                         if run >= 0:
-                            cases[images, evaluator, name].append(answer)
-            if run >= 0:
-                found["rows"] = [
-                    *(_sequential_row(n, setting.steps, alone[n]) for n in setting.images),
-                    *(_wall_row(case, answers, alone, exact, cases) for case, answers in cases.items()),
-                ]
-                found["runs"] = run + 1
-                save()
+                            cases.setdefault((images, evaluator, name), []).append(answer)
+        found["rows"] = [
+            *(_sequential_row(n, setting.steps, alone) for n in setting.images),
+            *(_wall_row(case, cases, alone, exact) for case in sorted(cases, key=_place(setting))),
+        ]
+        found["runs"] = setting.runs
+        save()
     found["requests"] = {
         f"{name}, {images}": _request_sizes(denoiser, name, setting.steps, images)
         for images in setting.images
@@ -300,7 +321,12 @@ def measure_wall(setting: Setting, group: Ranks, found: Record, tick: Tick, save
     save()
 
 
-def _sequential_row(images: int, steps: int, walls: list[float]) -> Record:
+def _place(setting: Setting) -> Callable[[tuple[int, str, str]], tuple[int, int, int]]:
+    return lambda case: (setting.images.index(case[0]), EVALUATORS.index(case[1]), SAMPLERS.index(case[2]))
+
+
+def _sequential_row(images: int, steps: int, alone: dict[tuple[int, str], list[float]]) -> Record:
+    walls = [seconds for (of, _), each in alone.items() if of == images for seconds in each]
     return {
         "images": images,
         "evaluator": "batched",
@@ -320,12 +346,12 @@ def _sequential_row(images: int, steps: int, walls: list[float]) -> Record:
 
 def _wall_row(
     case: tuple[int, str, str],
-    answers: list[Record],
-    alone: dict[int, list[float]],
-    exact: dict[int, torch.Tensor],
     cases: dict[tuple[int, str, str], list[Record]],
+    alone: dict[tuple[int, str], list[float]],
+    exact: dict[int, torch.Tensor],
 ) -> Record:
     images, evaluator, name = case
+    answers, beside_them = cases[case], alone[images, evaluator]
     walls = [answer["seconds"] for answer in answers]
     last = answers[-1]
     sample, beside = (torch.from_numpy(a["sample"]) for a in (last, cases[images, "batched", name][-1]))
@@ -337,8 +363,8 @@ def _wall_row(
         "evaluations": last["evaluations"],
         "wall_s": statistics.median(walls),
         "walls_s": walls,
-        "speedup": statistics.median(alone[images]) / statistics.median(walls),
-        "speedups": [one / many for one, many in zip(alone[images], walls, strict=True)],
+        "speedup": statistics.median(beside_them) / statistics.median(walls),
+        "speedups": [one / many for one, many in zip(beside_them, walls, strict=True)],
         "solver_ms_per_round": 1000 * statistics.median(a["solver_s"] / a["rounds"] for a in answers),
         "error": statistics.mean(relative_error(sample, exact[images])),
         "difference_to_batched": max(relative_error(sample, beside)),
@@ -368,11 +394,11 @@ def _request_sizes(denoiser: paracore.Denoiser, name: str, steps: int, images: i
     return noting.rows
 
 
-def measure_overhead(setting: Setting, group: Ranks, found: Record, tick: Tick, save: Save) -> None:
+def measure_overhead(setting: Setting, found: Record, tick: Tick, save: Save) -> None:
     """Milliseconds of one ``evaluate``, in several turns of all evaluators."""
     turns = 2 if setting.quick else 4
     found["rows"] = []
-    with evaluators(Halving()) as local:
+    with evaluators(Halving()) as local, ranks(setting.steps, max(setting.images)) as group:
         for shape, count in setting.states:
             for window in setting.windows:
                 times: dict[str, list[float]] = {name: [] for name in ("share", *EVALUATORS)}
@@ -429,17 +455,18 @@ def interface_bytes() -> int | None:
     return sum(int(line.split(":")[1].split()[0]) for line in lines)
 
 
-def measure_calls(setting: Setting, group: Ranks, found: Record, tick: Tick, save: Save) -> None:
+def measure_calls(setting: Setting, found: Record, tick: Tick, save: Save) -> None:
     """Milliseconds of a guided evaluation by its number of rows."""
     denoiser = digits(setting.steps, max(setting.images))
     alone: dict[int, list[float]] = {rows: [] for rows in setting.rows}
     beside: dict[int, list[float]] = {rows: [] for rows in setting.rows}
     each = max(1, setting.calls // 3)
-    for turn in range(3):
-        for rows in setting.rows:
-            tick(f"calls: {rows} rows, turn {turn + 1}")
-            alone[rows] += call_times(denoiser, rows, each)
-            beside[rows] += [max(pair) for pair in zip(*group.ask("calls", rows, each), strict=True)]
+    with ranks(setting.steps, max(setting.images)) as group:
+        for turn in range(3):
+            for rows in setting.rows:
+                tick(f"calls: {rows} rows, turn {turn + 1}")
+                alone[rows] += call_times(denoiser, rows, each)
+                beside[rows] += [max(pair) for pair in zip(*group.ask("calls", rows, each), strict=True)]
     found["rows"] = [
         {"rows": r, "ms": statistics.median(alone[r]), "ms_beside_another": statistics.median(beside[r])}
         for r in setting.rows
@@ -452,7 +479,7 @@ PARTS = {"wall": measure_wall, "overhead": measure_overhead, "calls": measure_ca
 
 def ticks(setting: Setting) -> dict[str, int]:
     """How often each part reports."""
-    solves = (setting.runs + 1) * len(setting.images) * (1 + len(EVALUATORS) * len(SAMPLERS))
+    solves = (setting.runs + 1) * len(setting.images) * len(EVALUATORS) * (1 + len(SAMPLERS))
     turns = 3 if setting.quick else 5
     return {
         "wall": solves,
@@ -485,20 +512,16 @@ def measure(setting: Setting, out: Path, only: list[str], resume: bool) -> Recor
     out.parent.mkdir(parents=True, exist_ok=True)
     counts = ticks(setting)
     columns = (TextColumn("{task.description:60}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with (
-        Progress(*columns, console=console()) as progress,
-        ranks(setting.steps, max(setting.images)) if missing else contextlib.nullcontext() as group,
-    ):
+    with Progress(*columns, console=console()) as progress:
         task = progress.add_task("starting", total=sum(counts[part] for part in missing))
         for part in missing:
-            assert group is not None
             data[part] = {"complete": False}
 
             def tick(text: str) -> None:
                 progress.update(task, advance=1, description=text)
 
             began = time.perf_counter()
-            PARTS[part](setting, group, data[part], tick, lambda: write_json(out, data))
+            PARTS[part](setting, data[part], tick, lambda: write_json(out, data))
             data[part] |= {"complete": True, "seconds": time.perf_counter() - began}
             write_json(out, data)
         progress.update(task, description="done")

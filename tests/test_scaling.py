@@ -145,7 +145,8 @@ def test_a_trial(report, device, tmp_path):
     assert cases == expected | {(n, "batched", "sequential") for n in (2, 1)}
     assert len(wall) == len(cases)
     for row in wall:
-        assert len(row["walls_s"]) == data["wall"]["runs"] == 1
+        beside = len(EVALUATORS) if row["sampler"] == "sequential" else 1  # sequential runs beside each evaluator's
+        assert len(row["walls_s"]) == beside * data["wall"]["runs"] == beside
         assert row["wall_s"] > 0
         assert row["incidents"] == 0
         assert row["rounds"] <= data["steps"]

@@ -85,7 +85,8 @@ class GMRES(JacobianApproximation):
                 who = self._who(round, active, asked) & (made == j)
                 if not who.any():
                     break
-                products = yield torch.stack([torch.zeros_like(rhs[0]), *basis[j][:-1]]), who
+                probes = [v.to(rhs.dtype) for v in basis[j][:-1]]  # combined, they are wider than half precision
+                products = yield torch.stack([torch.zeros_like(rhs[0]), *probes]), who
                 if products is None:
                     break
                 asked, made = asked + who, made + who

@@ -58,8 +58,9 @@ class Composition:
         tolerance: in the unit of the stopping rule (for the default rule: accepted relative root-mean-square error of
             the sample against the sequential sampler's). 0: the sequential answer itself.
         output_form: the quantity that is held while a state moves: ``"network"`` (what the network returns),
-            ``"drift"``, one of :data:`paracore.schemes.FORMS`, or ``"auto"``
-            (:attr:`~paracore.schemes.Scheme.calm_form`).
+            ``"drift"``, one of :data:`paracore.schemes.FORMS`, ``"auto"``
+            (:attr:`~paracore.schemes.Scheme.calm_form`), or ``"auto-clean"`` (the data where a step takes
+            nine tenths of the noise away).
         warmup: rounds at the start that evaluate the front alone: sequential steps before the window opens.
         name: for messages and tables.
 
@@ -92,6 +93,13 @@ class Composition:
     def parts(self) -> dict[str, Strategy]:
         """The seven parts by kind."""
         return {kind: getattr(self, kind) for kind in KINDS}
+
+    @property
+    def carried_form(self) -> str:
+        """The form in which outputs are carried on to other nodes: ``"auto"`` for ``"auto-clean"``, whose kind differs
+        between nodes, else the form itself.
+        """
+        return "auto" if self.output_form == "auto-clean" else self.output_form
 
     def check(self, problem: Problem) -> None:
         """Refuse a scheme that lacks what a part needs.

@@ -150,6 +150,8 @@ class Window:
         state_rows: P + 1 tensors ``(B, *event)``; row 0 is the front.
         past_x, past_f: H tensors each, newest first: states and outputs at nodes ``front - 1, front - 2, ...``.
         gain: ``(u, v)``, each ``(N,)``: network output = ``u * state + v * output in the composition's form``.
+        carried: the same for the form in which outputs are carried on to other nodes (:meth:`sweep_row`); ``gain``
+            unless given.
         tolerance: the composition's tolerance, in the unit of its stopping rule.
     """
 
@@ -166,6 +168,7 @@ class Window:
         past_f: Sequence[torch.Tensor],
         gain: tuple[Floats, Floats],
         tolerance: float,
+        carried: tuple[Floats, Floats] | None = None,
     ) -> None:
         self.scheme = scheme
         self.tape = tape
@@ -178,6 +181,7 @@ class Window:
         self.past_f = list(past_f)
         self.gain = gain
         self.tolerance = tolerance
+        self.carried = gain if carried is None else carried
 
     @property
     def rows(self) -> int:
@@ -262,13 +266,12 @@ class Window:
 
         Args:
             row: where the step starts; states up to here must be set.
-            predicted: ``(B, *event)`` output in the composition's form.
+            predicted: ``(B, *event)`` output in the form that outputs are carried on in: the composition's, or
+                ``"auto"`` for ``"auto-clean"``.
             outputs: network outputs of the rows before ``row`` that a multistep table reads; the output is appended.
         """
-        newest = predicted
-        if not self.own_form[row]:
-            u, v, _ = self.gain_rows
-            newest = _network_form(u[row], v[row], self.state_rows[row], predicted)
+        node = np.minimum(self.nodes[row], self.scheme.steps - 1)
+        newest = _network_form(self.carried[0][node], self.carried[1][node], self.state_rows[row], predicted)
         known = [newest, *reversed(outputs), *self.past_f][: self.scheme.memory + 1]
         self.state_rows[row + 1] = self.step(row, self.history(row, self.state_rows, self.past_x), known)
         outputs.append(newest)

@@ -201,6 +201,19 @@ def test_error_target_counts_the_first_rounds_less_where_it_is_told_to():
         np.testing.assert_allclose(less[below], exponent[below] * (1 - 0.5**k), rtol=1e-6)
 
 
+def test_error_target_tilts_and_is_bounded_where_it_is_told_to():
+    """``tilt`` multiplies moves by ``exp(tilt (tau - 0.8))``; ``ceiling`` keeps a row's move below its gap's growth."""
+    case = make_case(flow_euler(12), seed=3, batch=2, dim=4, stiffness=1.0)
+    whole, tilted = (_first_moves(case, ErrorTarget(growth=0.1, tilt=tilt), 3) for tilt in (0.0, 1.5))
+    levels = case.problem.scheme.levels
+    for k, (plain, other) in enumerate(zip(whole, tilted, strict=True)):
+        tau = (levels.sigma / (levels.alpha + levels.sigma))[k + 1 : k + 4, None]
+        np.testing.assert_allclose(other[1:], plain[1:] * np.exp(1.5 * (tau - 0.8)), rtol=1e-6)
+    open_, bounded = (_first_moves(case, ErrorTarget(ceiling=most), 1)[0] for most in (0.0, 1e-3))
+    assert (bounded[1:] < open_[1:]).all()
+    np.testing.assert_allclose(_first_moves(case, ErrorTarget(ceiling=1e6), 1)[0], open_)
+
+
 @pytest.mark.parametrize("window", [4, 8])
 @pytest.mark.parametrize("model", ["mixture", "gaussian"])
 def test_error_target_sees_what_the_stages_of_a_heun_step_pass_on(model, window):

@@ -296,6 +296,21 @@ def test_gmres_solves_the_window_with_the_true_jacobian(restart, width):
         np.testing.assert_allclose(got[:, b].numpy(), expected, atol=1e-8)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("restart", [1, 3])
+def test_gmres_asks_in_the_states_dtype(dtype, restart):
+    """Combinations of directions are wider than half precision: what is asked for must not be."""
+    case = make_case(flow_euler(8), seed=2, batch=2, dim=3, dtype=dtype, stiffness=1.0)
+    counting = Counting(case.evaluator(jvp=True))
+    composition = paracore.compose(
+        window=4, tolerance=0.1, residual=LookAhead(1), jacobian=GMRES(iterations=6, restart=restart, tolerance=1e-3)
+    )
+    result = paracore.solve(composition, case.problem, counting)
+    assert result.ok
+    assert torch.isfinite(result.sample).all()
+    assert sum(counting.tangents) > 1  # combined directions, too, were asked for
+
+
 def test_gmres_reserve_keeps_rounds_back():
     case = make_case(exponential_scheme(24), batch=1, dim=3, stiffness=0.3, linear=True)
     rounds = {}

@@ -49,6 +49,9 @@ _UNSEEN = 4.0
 _USUAL = 3.0
 """The ``kappa`` that observations are drawn towards where they are not trusted: what guided networks show."""
 
+_LEVEL = 0.8
+"""``tau`` at which ``tilt`` changes nothing."""
+
 _QUIET = 10.0
 _LOUD = 0.4
 _LOUDEST = -0.1
@@ -87,6 +90,10 @@ class ErrorTarget(StoppingRule):
             ``1 - early^k``, and ``kappa`` is taken as 3 before anything was seen. The first iterates differ from each
             other by what the guess before any output lacked, and such differences weigh less (docs). 0 counts the
             exponent whole from the first round on.
+        tilt: adds ``tilt * (tau - 0.8)`` to the exponent: the steps to come damp more of late errors than of early
+            ones (docs).
+        ceiling: largest ``reach * L``: 1 where a step cannot carry more of a gap into the next state than the gap. 0:
+            none.
     """
 
     growth: float = attrs.field(default=0.65, validator=number(0.0))
@@ -95,6 +102,8 @@ class ErrorTarget(StoppingRule):
     coherence: float = attrs.field(default=1.0, validator=number(0.0))
     trust: float = attrs.field(default=1.0, validator=number(0.0, 1.0))
     early: float = attrs.field(default=0.0, validator=number(0.0, 1.0))
+    tilt: float = attrs.field(default=0.0, validator=number(0.0))
+    ceiling: float = attrs.field(default=0.0, validator=number(0.0))
 
     unit = "relative root-mean-square error of the sample against the sequential sampler's"
     reads_changes = True
@@ -138,6 +147,8 @@ class ErrorTarget(StoppingRule):
         near = slice(None, _NEAR)  # what the front will meet next
         moved, changed = round.anchor_change[near], round.output_change[near]
         seen = np.isfinite(moved) & np.isfinite(changed) & (moved > 0)
+        if self.ceiling:  # what such rows show holds for no other
+            seen &= state["reach"][node[near]] * shape[near] <= self.ceiling
         moved, changed = np.where(seen, moved, 0.0), np.where(seen, changed, 0.0)
         expected = ((moved * shape[near]) ** 2).sum(axis=0)
         fresh = np.divide((changed**2).sum(axis=0), expected, out=expected * np.nan, where=expected > 0)
@@ -159,9 +170,14 @@ class ErrorTarget(StoppingRule):
         exponent = (self.growth * np.maximum(aged, _CALMEST) + calm) * tau
         if self.early:
             exponent *= 1.0 - self.early ** np.maximum(window.rounds - 1.0, 0.0)
+        if self.tilt:
+            exponent = exponent + self.tilt * (tau - _LEVEL)
         grown = np.exp(np.minimum(exponent, _LARGEST_EXPONENT))
         implied = np.abs(window.gain[0])[node] * np.isnan(kappa)  # the network may not follow the held form at all
-        moves = grown * state["reach"][node] * np.maximum(aged * shape, implied) * gap / np.maximum(round.size, 1e-30)
+        carried = state["reach"][node] * np.maximum(aged * shape, implied)
+        if self.ceiling:
+            carried = np.minimum(carried, self.ceiling)
+        moves = grown * carried * gap / np.maximum(round.size, 1e-30)
         return moves, {"kappa": kappa, "quiet": quiet, "seen_at": seen_at, "shape": whole[0], "held": whole[1]}
 
     def converged(self, round: Round, state: Any) -> Bools:
