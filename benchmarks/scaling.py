@@ -1,6 +1,7 @@
 """Two workers against one process: ``python benchmarks/scaling.py [--quick] [--resume] [--report]``.
 
-Three parts, written to benchmarks/results/scaling.json as they come; everything runs with one CPU thread per worker:
+Three parts, written to benchmarks/results/scaling.json as they come; everything runs with one CPU thread per worker,
+and every process keeps memory that is freed (``keep_freed_memory``), that of the sequential sampler too:
 
 * ``wall``: digits, 50 flow-matching steps at shift 1, guidance 4, error target 1 %, window 2, 16 images at once and one
   image: seconds of a whole solve by ``picard`` and the default sampler with the evaluators ``batched`` (one process),
@@ -565,6 +566,7 @@ def main() -> None:
     if unknown := set(only) - set(PARTS):
         parser.error(f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     torch.set_num_threads(1)
+    paracore.evaluators.keep_freed_memory()  # of the sequential sampler too
     os.environ["OMP_NUM_THREADS"] = "1"
     setting = QUICK if options.quick else FULL
     if options.runs:

@@ -6,9 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import paracore
+from paracore.parts import ErrorTarget
 from paracore_picard.citations import CITATIONS
 
 __all__ = ["jacobi", "paracore_citations", "paracore_samplers", "paradigms", "picard"]
+
+_NARROW = ErrorTarget(row=16.6, total=5.0)
+"""Shares at window 2: one row beside the exact one per round leaves most of the target unused under the plain rule."""
 
 
 def picard(
@@ -30,7 +34,14 @@ def picard(
         form: the quantity that is held: network, drift, noise, data, velocity, v-prediction, score.
         guess: how rows enter: hold, copy, linear, damped-linear.
     """
-    return paracore.compose(window=window, tolerance=tolerance, output_form=form, initializer=guess, name="picard")
+    return paracore.compose(
+        window=window,
+        tolerance=tolerance,
+        output_form=form,
+        initializer=guess,
+        stopping=_NARROW if window < 3 else ErrorTarget(),
+        name="picard",
+    )
 
 
 def paradigms(window: int = 8, tolerance: float = 0.1) -> paracore.Engine:

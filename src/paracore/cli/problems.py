@@ -14,6 +14,7 @@ from paracore.cli.failures import note
 from paracore.compose import DEFAULT_SAMPLER, compose
 from paracore.errors import ConfigurationError
 from paracore.evaluators.devices import usable_device
+from paracore.evaluators.memory import keep_freed_memory_for
 from paracore.model import Model
 from paracore.plugins import Entry, registry
 from paracore.plugins.calls import options_of, parse_call
@@ -99,6 +100,7 @@ def build_task(
     labels = torch.tensor([given[i % len(given)] for i in range(count)], dtype=torch.int64) if given else None
     made.check_request(labels, guidance)
     place = _device(device)
+    keep_freed_memory_for(place)
     generators = [torch.Generator().manual_seed(seed + i) for i in range(count)]
     noise = torch.stack([torch.randn(made.shape, generator=g) for g in generators]) * initial_deviation(table)
     return Task(entry, made, Problem(table, noise.to(place), generators), labels, guidance)

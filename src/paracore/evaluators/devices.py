@@ -12,6 +12,7 @@ import torch
 from paracore.errors import ConfigurationError
 from paracore.evaluators.batched import Batched
 from paracore.evaluators.crew import TIMEOUT
+from paracore.evaluators.memory import device_of, keep_freed_memory_for
 from paracore.evaluators.pool import Pool
 from paracore.evaluators.sharding import moved
 from paracore.evaluators.threads import DeviceThreads, OnThreads
@@ -25,7 +26,8 @@ class Devices(OnThreads, Pool):
 
     States move to a device once per round and outputs back once. On CUDA each replica has its own stream, so that
     transfers of one overlap with the computation of others; the result is complete when :meth:`evaluate` returns.
-    Worker threads take over the caller's autocast, inference mode and number of CPU threads.
+    Worker threads take over the caller's autocast, inference mode and number of CPU threads. With a CPU among the
+    devices the process keeps memory that is freed (:func:`keep_freed_memory`).
 
     A replica whose call raises is given up, and its rows are evaluated on another; if all raise, the exception is
     raised. A call that hangs cannot be ended from outside: its thread is left behind (it does not keep the process
@@ -59,6 +61,8 @@ class Devices(OnThreads, Pool):
             raise ConfigurationError(f"{len(replicas)} replicas for {len(places)} devices; one each is needed")
         super().__init__(len(places), timeout)
         Batched(denoiser, max_batch, jvp)  # its checks, before anything is copied
+        for place in places:
+            keep_freed_memory_for(place)
         made = list(replicas) if replicas is not None else _replicas(denoiser, places)
         self.devices = places
         self._jvp = jvp
@@ -134,7 +138,7 @@ def usable_device(name: str | torch.device) -> torch.device:
 
 def _replicas(denoiser: Denoiser, places: list[torch.device]) -> list[Denoiser]:
     """The denoiser itself for the first device if it is there already, copies for the others."""
-    own = _device_of(denoiser)
+    own = device_of(denoiser)
     first = own is None or own == places[0]
     return [denoiser if first and i == 0 else _replica(denoiser, place) for i, place in enumerate(places)]
 
@@ -153,10 +157,3 @@ def _replica(denoiser: Denoiser, place: torch.device) -> Denoiser:
         ) from error
     there: Denoiser = made.to(place) if callable(getattr(made, "to", None)) else made
     return there
-
-
-def _device_of(denoiser: Any) -> torch.device | None:
-    if isinstance(denoiser, torch.nn.Module):
-        for tensor in (*denoiser.parameters(), *denoiser.buffers()):
-            return tensor.device
-    return None

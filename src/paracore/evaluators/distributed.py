@@ -13,6 +13,7 @@ from paracore.errors import ConfigurationError, EvaluatorError
 from paracore.evaluators.batched import Batched
 from paracore.evaluators.crew import TIMEOUT, Closing
 from paracore.evaluators.doubts import Doubts
+from paracore.evaluators.memory import device_of, keep_freed_memory_for
 from paracore.evaluators.ranks import Ranks
 from paracore.evaluators.sharding import even_shares, rows_of, subrequest
 from paracore.problem import Problem
@@ -31,6 +32,8 @@ class Distributed(Closing):
 
     Each round ends with one small exchange on the CPU, in which ranks report failures and compare what they ask for,
     and every ``check_every`` rounds a checksum of the states of the round before: ranks that differ are named.
+
+    With a network on the CPU the process keeps memory that is freed (:func:`keep_freed_memory`).
 
     Args:
         denoiser: this rank's; see :class:`~paracore.Denoiser`.
@@ -59,6 +62,7 @@ class Distributed(Closing):
             raise ConfigurationError(f"check_every is {check_every!r}; an integer of at least 1 is needed")
         self._evaluator = Batched(denoiser, max_batch, jvp)
         self._ranks = Ranks(group, timeout)
+        keep_freed_memory_for(device_of(denoiser))
         self.rank, self.world = self._ranks.rank, self._ranks.world
         self._check_every = check_every
         self._doubts = Doubts()

@@ -13,6 +13,7 @@ import torch
 from paracore.errors import ConfigurationError, EvaluatorError
 from paracore.evaluators.batched import Batched
 from paracore.evaluators.crew import TIMEOUT, Event, WorkerLost
+from paracore.evaluators.memory import keep_freed_memory_for
 from paracore.evaluators.pool import Pool
 from paracore.request import Denoiser, Outputs, Request
 
@@ -23,7 +24,8 @@ class RayActors(Pool):
     """Evaluates a request's rows on Ray actors, each with its own replica of the denoiser.
 
     Without a running Ray one is started in this process' name and ended by :meth:`close`. An actor that dies or hangs
-    is replaced, ``max_restarts`` times in all, and its rows are evaluated elsewhere meanwhile.
+    is replaced, ``max_restarts`` times in all, and its rows are evaluated elsewhere meanwhile. Actors on CPUs keep memory
+    that is freed (:func:`keep_freed_memory`).
 
     Args:
         denoiser: see :class:`~paracore.Denoiser`; it is pickled once (cloudpickle) and must be importable there. With
@@ -78,7 +80,7 @@ class RayActors(Pool):
             ) from error
         settings = (max_batch, jvp, threads or torch.get_num_threads(), "cuda" if gpus else "cpu")
         actor: Any = self._ray.remote(_Replica)
-        actor = actor.options(num_gpus=gpus, num_cpus=cpus)
+        actor = actor.options(num_gpus=gpus, num_cpus=cpus, enable_task_events=False)
         self._make: Callable[[], Any] = lambda: actor.remote(self._denoiser, *settings)
         self._restarts = max_restarts
         self._pending: dict[Any, tuple[int, int, torch.device]] = {}
@@ -112,13 +114,14 @@ class RayActors(Pool):
             ) from error
 
     def _submit(self, worker: int, ticket: int, work: Request) -> None:
-        reference = self._actors[worker].evaluate.remote(
+        share = (
             work.nodes.numpy(),
             work.samples.numpy(),
             work.times.numpy(),
             _packed(work.states),
             None if work.tangents is None else _packed(work.tangents),
         )
+        reference = self._actors[worker].evaluate.remote(share)  # one argument: each has its cost
         self._pending[reference] = (worker, ticket, work.states.device)
 
     def _wait(self, seconds: float | None) -> Sequence[Event]:
@@ -174,6 +177,7 @@ class _Replica:
     def __init__(self, denoiser: Any, max_batch: int | None, jvp: bool, threads: int, device: str) -> None:
         torch.set_num_threads(threads)
         self._device = torch.device(device)
+        keep_freed_memory_for(self._device)
         if callable(getattr(denoiser, "to", None)):
             denoiser = denoiser.to(self._device)
         self._evaluator = Batched(denoiser, max_batch, jvp)
@@ -182,10 +186,9 @@ class _Replica:
         """Of this process."""
         return os.getpid()
 
-    def evaluate(
-        self, nodes: Any, samples: Any, times: Any, states: Packed, tangents: Packed | None
-    ) -> tuple[Packed, Packed | None, int]:
-        """A share of a request."""
+    def evaluate(self, share: tuple[Any, Any, Any, Packed, Packed | None]) -> tuple[Packed, Packed | None, int]:
+        """A share of a request: nodes, samples, times, states, tangents."""
+        nodes, samples, times, states, tangents = share
         found = self._evaluator.evaluate(
             Request(
                 torch.tensor(nodes),
