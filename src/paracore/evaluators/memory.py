@@ -42,12 +42,13 @@ def keep_freed_memory() -> bool:
         return False
     # no trimming, no blocks of their own from the system, and (the pad) no heap of a thread given back when it is empty
     pairs = ((_M_TRIM_THRESHOLD, _NEVER), (_M_TOP_PAD, _PAD), (_M_MMAP_MAX, 0))
-    return all([mallopt(ctypes.c_int(option), ctypes.c_int(value)) == 1 for option, value in pairs])
+    taken = [mallopt(ctypes.c_int(option), ctypes.c_int(value)) == 1 for option, value in pairs]  # each one
+    return all(taken)
 
 
 def keep_freed_memory_for(place: torch.device | None) -> None:
     """:func:`keep_freed_memory`, if a network computes on the CPU; ``None``: a device that nothing tells."""
-    if place is not None and place.type == "cpu" or place is None and not torch.cuda.is_available():
+    if (place is None and not torch.cuda.is_available()) or (place is not None and place.type == "cpu"):
         keep_freed_memory()
 
 

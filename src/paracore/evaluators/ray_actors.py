@@ -24,8 +24,8 @@ class RayActors(Pool):
     """Evaluates a request's rows on Ray actors, each with its own replica of the denoiser.
 
     Without a running Ray one is started in this process' name and ended by :meth:`close`. An actor that dies or hangs
-    is replaced, ``max_restarts`` times in all, and its rows are evaluated elsewhere meanwhile. Actors on CPUs keep memory
-    that is freed (:func:`keep_freed_memory`).
+    is replaced, ``max_restarts`` times in all, and its rows are evaluated elsewhere meanwhile. Actors on CPUs keep
+    memory that is freed (:func:`keep_freed_memory`).
 
     Args:
         denoiser: see :class:`~paracore.Denoiser`; it is pickled once (cloudpickle) and must be importable there. With
