@@ -3,7 +3,7 @@
 Digits, 50 flow-matching steps, error target 1 %, the default sampler. Its accepted trajectory is continued sequentially
 from several of its nodes; two of these samples differ by what the accepted rows between those nodes added. Beside that,
 what the error target charged for them. ``--before`` takes the default sampler without what followed from this table:
-the form ``auto``, no ``tilt``, no ``ceiling``; ``--factor`` scales its shares.
+no ``tilt``, and no ``clean`` charge; ``--factor`` scales its shares.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def continued(problem: paracore.Problem, evaluator: paracore.Evaluator, x: torch
     return x
 
 
-def measure(first: int, count: int, guidance: float, window: int, form: str, rule: ErrorTarget) -> dict[str, Any]:
+def measure(first: int, count: int, guidance: float, window: int, rule: ErrorTarget) -> dict[str, Any]:
     """Shares of one batch, relative to its samples: added and charged ``(cuts, B)``, errors and rounds ``(B,)``."""
     model, scheme = paracore.registry.make("model", "digits"), paracore.schemes.flow_euler(STEPS, shift=1.0)
     generators = [torch.Generator().manual_seed(first + i) for i in range(count)]
@@ -58,7 +58,7 @@ def measure(first: int, count: int, guidance: float, window: int, form: str, rul
     evaluator = paracore.evaluators.batched(model.denoiser(scheme, labels, guidance), max_batch=64)
     charged = np.zeros((STEPS, count))
     reading = Reading(**attrs.asdict(rule), charged=charged)
-    sampler = paracore.sampler(window=window, stopping=reading, form=form)
+    sampler = paracore.sampler(window=window, stopping=reading)
     result = paracore.solve(sampler, problem, evaluator, trajectory=True)
     assert result.trajectory is not None
     ends = [continued(problem, evaluator, result.trajectory[node], node) for node in CUTS]
@@ -85,11 +85,10 @@ def main() -> None:
     torch.set_num_threads(1)
     rule = paracore.sampler(window=asked.window).composition.stopping
     if asked.before:
-        rule = attrs.evolve(rule, tilt=0.0, ceiling=0.0)
+        rule = attrs.evolve(rule, tilt=0.0, clean=0.0)
     rule = attrs.evolve(rule, row=rule.row * asked.factor, total=rule.total * asked.factor)
-    form = "auto" if asked.before else "auto-clean"
     parts = [
-        measure(asked.first + at, min(BATCH, asked.seeds - at), asked.guidance, asked.window, form, rule)
+        measure(asked.first + at, min(BATCH, asked.seeds - at), asked.guidance, asked.window, rule)
         for at in range(0, asked.seeds, BATCH)
     ]
     found = {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}

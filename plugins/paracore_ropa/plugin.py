@@ -25,10 +25,10 @@ __all__ = ["ropa", "ropa_paper"]
 
 
 _SHARES = (
-    (4, ErrorTarget(row=11.0, total=3.95, coherence=0.0, growth=0.6, early=0.6, ceiling=1.0), 0.1),
-    (8, ErrorTarget(row=6.7, total=2.7, coherence=0.0, growth=0.6, tilt=2.0, ceiling=1.0), 0.25),
-    (16, ErrorTarget(row=9.5, total=3.65, coherence=0.0, growth=0.75, tilt=1.4, ceiling=1.0), 0.3),
-    (math.inf, ErrorTarget(row=13.5, total=4.75, coherence=0.5, trust=0.6, growth=0.75, tilt=1.4, ceiling=1.0), 0.25),
+    (4, ErrorTarget(row=12.5, total=4.5, coherence=0.0, growth=0.6, early=0.6, clean=0.5), 0.1),
+    (8, ErrorTarget(row=9.7, total=3.9, coherence=0.0, growth=0.6, tilt=2.0, clean=0.5), 0.25),
+    (16, ErrorTarget(row=10.3, total=3.95, coherence=0.0, growth=0.75, tilt=1.4, clean=0.5), 0.3),
+    (math.inf, ErrorTarget(row=12.5, total=4.4, coherence=0.5, growth=0.75, tilt=1.4, clean=0.5), 0.25),
 )
 """Shares of the target by window (the first bound above it), chosen on digits, N = 50, guidance 4 (docs); and how they
 grow for targets below 1 %, by that power of ``0.01 / tolerance``, which counts as at most 5: obtained errors shrink
@@ -47,12 +47,12 @@ def _shares(window: int, tolerance: float) -> ErrorTarget:
 def ropa(
     window: int = 8,
     tolerance: float = 0.01,
-    form: str = "auto-clean",
+    form: str = "auto",
     guess: str = "damped-linear(trend=0.3)",
     correction: str = "secant(memory=2)",
     widest: int = 0,
     reach: int = 0,
-    share: float = 8.0,
+    share: float = 0.0,
     alpha: float = 1.5,
     beta: float = 0.7,
 ) -> paracore.Engine:
@@ -72,13 +72,13 @@ def ropa(
     Args:
         window: evaluations per round and sample.
         tolerance: error target; 0 gives the sequential answer itself, and every row is evaluated.
-        form: the quantity that is held while states move: auto (by scheme), auto-clean (by scheme, and the data where a
-            step takes nine tenths of the noise away), network, drift, noise, data, velocity, v-prediction, score.
+        form: the quantity that is held while states move: auto (by scheme), network, drift, noise, data, velocity,
+            v-prediction, score.
         guess: how rows enter: hold, copy, linear, damped-linear, noise.
         correction: the Jacobian approximation: secant, none, or another.
         widest: largest spacing of evaluated rows; 1 evaluates all rows; 0 is 4 for windows below 0.15 N, else 2.
-        reach: nodes ahead of the front that may be evaluated; 0 is a fifth of N.
-        share: share of the tolerance for interpolation errors.
+        reach: nodes ahead of the front that may be evaluated; 0 is 0.22 N.
+        share: share of the tolerance for interpolation errors; 0 goes by scheme and window.
         alpha: residuals above alpha times their budget narrow the spacing of evaluated rows.
         beta: residuals below beta times their budget widen it.
     """

@@ -10,15 +10,18 @@ import torch
 
 from paracore import Problem
 from paracore.errors import ConfigurationError
+from paracore.interpolation import between, carried_outputs, clock, interpolated, known_rows, neighbours
 from paracore.parts.options import integer, number
 from paracore.strategies import Selection
 from paracore.window import Bools, Floats, Ints, Round, RowNorms, Window
-from paracore_ropa.interpolation import between, clock, neighbours
 
 __all__ = ["ResidualSparsity"]
 
 _GROWTH = 2.0
 """Early errors grow by ``exp(2 tau)``, ``tau = sigma / (alpha + sigma)``: the error target's growth at its calmest."""
+
+_ROUGH, _SPARSE, _DENSE = 2.0, 10.0, 4.5
+"""Shares: of stochastic schemes, of windows that skip most rows, of others."""
 
 
 @attrs.frozen
@@ -48,9 +51,11 @@ class ResidualSparsity(Selection):
 
     Attributes:
         widest: largest spacing; 0 is 4 for windows below 0.15 N, else 2. Windows wider than the reach skip no row.
-        reach: nodes ahead of the front that may be evaluated; 0 is a fifth of N; the window spans one row more (or as
+        reach: nodes ahead of the front that may be evaluated; 0 is 0.22 N; the window spans one row more (or as
             many as it evaluates). No spacing exceeds ``reach / window``, rounded up: knots further out settle too late.
-        share: share of the tolerance for interpolation errors.
+        share: share of the tolerance for interpolation errors; 0 is 2 in stochastic schemes (their outputs are rough
+            from node to node, so that a knot's neighbours predict it as badly as they will a skipped row), else 10 for
+            windows below 0.06 N, which skip most rows, and 4.5 above.
         alpha: budgets above which the spacing narrows; greater than ``beta``.
         beta: budgets below which it widens.
         settled: gap, in units of the largest one accepted lately, below which a knot is not evaluated again.
@@ -61,7 +66,7 @@ class ResidualSparsity(Selection):
 
     widest: int = attrs.field(default=4, validator=integer(0))
     reach: int = attrs.field(default=0, validator=integer(0))
-    share: float = attrs.field(default=8.0, validator=number(0.0))
+    share: float = attrs.field(default=0.0, validator=number(0.0))
     alpha: float = attrs.field(default=1.5, validator=number(0.0))
     beta: float = attrs.field(default=0.7, validator=number(0.0))
     settled: float = attrs.field(default=0.5, validator=number(0.0))
@@ -85,7 +90,12 @@ class ResidualSparsity(Selection):
         return self.widest or (4 if width < 0.15 * steps else 2)
 
     def _ahead(self, steps: int) -> int:
-        return self.reach or max(1, round(steps / 5))
+        return self.reach or max(1, round(0.22 * steps))
+
+    def _share(self, window: Window) -> float:
+        if self.share or window.scheme.stochastic:
+            return self.share or _ROUGH
+        return _SPARSE if window.width < 0.06 * window.scheme.steps else _DENSE
 
     def start(self, problem: Problem, rows: int) -> dict[str, Any]:
         """No knots, spacing 1."""
@@ -128,12 +138,7 @@ class ResidualSparsity(Selection):
 
     def fill(self, round: Round, rows: Bools, state: Any) -> list[torch.Tensor]:
         """Linear interpolation in time between knots, a part of the last slope beyond."""
-        left, right = neighbours(_known(round))
-        out, wanted = list(round.outputs), np.flatnonzero(rows.any(axis=1)).tolist()
-        made = between(round.outputs, clock(round.window), wanted, left, right, self.trend)
-        for r, row in zip(wanted, made, strict=True):
-            out[r] = row
-        return out
+        return interpolated(round, rows, self.trend)
 
     def observe(self, round: Round, state: Any) -> dict[str, Any]:
         """Where the knots are, how far they have moved, and what skipping rows would have cost."""
@@ -142,7 +147,7 @@ class ResidualSparsity(Selection):
         seen = np.isfinite(cost)
         mean = np.where(seen, cost, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
         target = self.target or round.tolerance
-        budget = self.share * target / window.scheme.steps**0.5
+        budget = self._share(window) * target / window.scheme.steps**0.5
         narrow, widen = mean > self.alpha * budget, seen.any(axis=0) & (mean < self.beta * budget)
         time = clock(window)[0]
         widest = self._widest(window.width, window.scheme.steps)
@@ -150,10 +155,10 @@ class ResidualSparsity(Selection):
             **state,
             "front": window.front.copy(),
             "spacing": np.clip(state["spacing"] - narrow + widen, 1, widest),
-            "knots": _known(round),
+            "knots": known_rows(round),
             "gap": round.gap.copy(),
             "accepted_gap": self._accepted_gap(window.front, state),
-            "past": round.outputs[0],
+            "past": round.carried_output(0),
             "past_time": np.where(window.running, time, np.nan),
         }
 
@@ -169,7 +174,7 @@ class ResidualSparsity(Selection):
         """``(P, B)`` cost of each knot evaluated now, predicted from its neighbours; NaN where it has none."""
         window = round.window
         before = np.isfinite(state["past_time"])
-        known = np.concatenate([before[None], _known(round)])
+        known = np.concatenate([before[None], known_rows(round)])
         time = clock(window)
         time = np.concatenate([np.where(before, state["past_time"], time[0])[None], time])
         left, right = neighbours(known, strict=True)
@@ -177,20 +182,14 @@ class ResidualSparsity(Selection):
         rows = np.flatnonzero(inner.any(axis=1)).tolist()
         error = np.full(window.nodes.shape, np.nan)
         if rows:
-            outputs, norms = [state["past"], *round.outputs], RowNorms()
+            outputs, norms = [state["past"], *carried_outputs(round, known[1:])], RowNorms()
             predicted = between(outputs, time, [r + 1 for r in rows], left, right, 0.0)
             for r, row in zip(rows, predicted, strict=True):
-                norms.add(round.outputs[r] - row)
+                norms.add(outputs[r + 1] - row)
             error[rows] = np.where(inner[rows], norms.result(), np.nan)
         node = np.minimum(window.nodes, window.scheme.steps - 1)
-        return np.asarray(state["weight"][node] * error / np.maximum(round.size, 1e-30))
-
-
-def _known(round: Round) -> Bools:
-    """``(P, B)`` rows with an output of their own."""
-    known = (round.age >= 0) & round.window.valid
-    known[0] = True
-    return np.asarray(known)
+        response = state["weight"][node] * np.abs(window.carried_rows[1])  # to an output in the form carried on
+        return np.asarray(response * error / np.maximum(round.size, 1e-30))
 
 
 def _place(knots: list[bool], moved: list[bool], spacing: int, last: int, width: int) -> list[int]:

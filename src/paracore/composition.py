@@ -8,6 +8,7 @@ import attrs
 
 from paracore.errors import CapabilityError, ConfigurationError
 from paracore.problem import Problem
+from paracore.schemes import Scheme
 from paracore.strategies import (
     DampingPolicy,
     Initializer,
@@ -58,9 +59,7 @@ class Composition:
         tolerance: in the unit of the stopping rule (for the default rule: accepted relative root-mean-square error of
             the sample against the sequential sampler's). 0: the sequential answer itself.
         output_form: the quantity that is held while a state moves: ``"network"`` (what the network returns),
-            ``"drift"``, one of :data:`paracore.schemes.FORMS`, ``"auto"``
-            (:attr:`~paracore.schemes.Scheme.calm_form`), or ``"auto-clean"`` (the data where a step takes
-            nine tenths of the noise away).
+            ``"drift"``, one of :data:`paracore.schemes.FORMS`, or ``"auto"`` (the scheme's ``calm_form``).
         warmup: rounds at the start that evaluate the front alone: sequential steps before the window opens.
         name: for messages and tables.
 
@@ -94,12 +93,11 @@ class Composition:
         """The seven parts by kind."""
         return {kind: getattr(self, kind) for kind in KINDS}
 
-    @property
-    def carried_form(self) -> str:
-        """The form in which outputs are carried on to other nodes: ``"auto"`` for ``"auto-clean"``, whose kind differs
-        between nodes, else the form itself.
+    def carried_form(self, scheme: Scheme) -> str:
+        """The form in which outputs are carried on to other nodes: the scheme's ``smooth_form`` for ``"auto"``, else
+        the form itself.
         """
-        return "auto" if self.output_form == "auto-clean" else self.output_form
+        return scheme.smooth_form if self.output_form == "auto" else self.output_form
 
     def check(self, problem: Problem) -> None:
         """Refuse a scheme that lacks what a part needs.

@@ -201,17 +201,25 @@ def test_error_target_counts_the_first_rounds_less_where_it_is_told_to():
         np.testing.assert_allclose(less[below], exponent[below] * (1 - 0.5**k), rtol=1e-6)
 
 
-def test_error_target_tilts_and_is_bounded_where_it_is_told_to():
-    """``tilt`` multiplies moves by ``exp(tilt (tau - 0.8))``; ``ceiling`` keeps a row's move below its gap's growth."""
+def test_error_target_tilts_where_it_is_told_to():
+    """``tilt`` multiplies moves by ``exp(tilt (tau - 0.8))``."""
     case = make_case(flow_euler(12), seed=3, batch=2, dim=4, stiffness=1.0)
     whole, tilted = (_first_moves(case, ErrorTarget(growth=0.1, tilt=tilt), 3) for tilt in (0.0, 1.5))
     levels = case.problem.scheme.levels
     for k, (plain, other) in enumerate(zip(whole, tilted, strict=True)):
         tau = (levels.sigma / (levels.alpha + levels.sigma))[k + 1 : k + 4, None]
         np.testing.assert_allclose(other[1:], plain[1:] * np.exp(1.5 * (tau - 0.8)), rtol=1e-6)
-    open_, bounded = (_first_moves(case, ErrorTarget(ceiling=most), 1)[0] for most in (0.0, 1e-3))
-    assert (bounded[1:] < open_[1:]).all()
-    np.testing.assert_allclose(_first_moves(case, ErrorTarget(ceiling=1e6), 1)[0], open_)
+
+
+def test_error_target_charges_the_last_step_for_gaps_where_it_is_told_to():
+    """``clean`` is the least that a step which leaves no noise passes on; other rows keep their moves."""
+    case = make_case(flow_euler(4), seed=3, batch=2, dim=4, stiffness=1.0)
+    assert case.problem.scheme.clean.tolist() == [False] * 3 + [True]
+    plain, same, more, most = (_first_moves(case, ErrorTarget(clean=c), 1)[0] for c in (0.0, 1e-9, 1e3, 2e3))
+    np.testing.assert_allclose(same, plain)
+    np.testing.assert_allclose(more[:-1], plain[:-1])
+    assert (more[-1] > plain[-1]).all()
+    np.testing.assert_allclose(most[-1], 2 * more[-1])
 
 
 @pytest.mark.parametrize("window", [4, 8])

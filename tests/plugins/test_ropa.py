@@ -17,8 +17,8 @@ import paracore
 from paracore.checkpoint import from_plain, to_plain
 from paracore.engine import Engine
 from paracore.errors import CapabilityError, ConfigurationError
-from paracore.parts import AbsoluteChange, AllRows, Hold, LookAhead
-from paracore.schemes import ddim, flow_euler
+from paracore.parts import AbsoluteChange, AllRows, EveryKth, Hold, LookAhead
+from paracore.schemes import ddim, ddpm, flow_euler
 from paracore.testing.adversarial import random_composition
 from paracore.testing.given import cases
 from paracore.testing.problems import Counting, exponential_scheme, make_case, random_case, random_table
@@ -489,7 +489,7 @@ def test_the_correction_is_secants_and_can_be_left_out():
 
 
 @pytest.mark.parametrize(
-    ("window", "steps", "widest"), [(2, 40, 4), (5, 40, 4), (6, 40, 2), (3, 20, 2), (14, 100, 4), (21, 100, 1)]
+    ("window", "steps", "widest"), [(2, 40, 4), (5, 40, 4), (6, 40, 2), (3, 20, 2), (14, 100, 4), (23, 100, 1)]
 )
 def test_a_widest_of_zero_goes_by_the_window(window, steps, widest):
     case = make_case(flow_euler(steps), batch=1, dim=3, stiffness=0.5)
@@ -505,8 +505,8 @@ def test_a_widest_of_zero_goes_by_the_window(window, steps, widest):
         assert not auto.interpolated.any()
 
 
-@pytest.mark.parametrize(("steps", "ahead"), [(3, 1), (20, 4), (50, 10)])
-def test_a_reach_of_zero_is_a_fifth_of_the_steps(steps, ahead):
+@pytest.mark.parametrize(("steps", "ahead"), [(3, 1), (20, 4), (50, 11)])
+def test_a_reach_of_zero_goes_by_the_steps(steps, ahead):
     case = make_case(flow_euler(steps), batch=2, dim=3, stiffness=0.5)
     assert ResidualSparsity().span(1, steps) == ResidualSparsity(reach=ahead).span(1, steps) == ahead + 1
     given = [
@@ -520,13 +520,49 @@ def test_a_reach_of_zero_is_a_fifth_of_the_steps(steps, ahead):
 def test_a_sparser_share_leaves_a_smaller_floor():
     case = make_case(flow_euler(60), batch=4, dim=3, stiffness=1.0)
     exact, skipped = case.reference(), []
-    for share in (0.0, 0.2, 20.0):
+    for share in (1e-9, 0.2, 20.0):
         sampler = paracore.sampler("ropa", window=3, tolerance=0.01, share=share)
         skipped.append(int(paracore.solve(sampler, case.problem, case.evaluator()).interpolated.sum()))
     assert skipped[0] == 0
     assert skipped[0] <= skipped[1] <= skipped[2]
     assert skipped[2] > 0
     assert torch.isfinite(exact).all()
+
+
+def test_a_share_of_zero_goes_by_scheme_and_window():
+    def skipped(scheme, window, share):
+        case = make_case(scheme, batch=4, dim=3, stiffness=1.0)
+        sampler = paracore.sampler("picard", window=window, selection=ResidualSparsity(share=share))
+        return paracore.solve(sampler, case.problem, case.evaluator()).interpolated.tolist()
+
+    for scheme, window, share in ((flow_euler(60), 3, 10.0), (flow_euler(60), 4, 4.5), (ddpm(60), 3, 2.0)):
+        assert skipped(scheme, window, 0.0) == skipped(scheme, window, share)
+    assert skipped(ddpm(60), 3, 0.0) != skipped(ddpm(60), 3, 10.0)
+
+
+@pytest.mark.parametrize("prediction", ["noise", "data", "v-prediction"])
+def test_rows_are_interpolated_in_the_form_that_is_carried(prediction):
+    """Data that stays where it is gives the skipped rows exactly, whatever the network returns and the noise is."""
+    scheme = ddpm(40, prediction=prediction)
+    data = torch.linspace(-1.0, 1.0, 6, dtype=torch.float64).reshape(2, 3)
+
+    def denoiser(x, t, rows):
+        return scheme.output_from_data(rows.node, x, data[rows.sample])
+
+    generators = [torch.Generator().manual_seed(i) for i in range(2)]
+    x0 = torch.stack([torch.randn(3, generator=g, dtype=torch.float64) for g in generators])
+    problem = paracore.Problem(scheme, x0, generators)
+    evaluator = paracore.evaluators.batched(denoiser)
+    exact = paracore.solve(paracore.sampler("picard", window=1), problem, evaluator, trajectory=True).trajectory
+    for form, near in (("auto", True), ("data", True), ("network", prediction == "data")):
+        for selection in (ResidualSparsity(widest=4, share=1e9), EveryKth(stride=3)):
+            sampler = paracore.compose(
+                window=3, tolerance=1e6, output_form=form, selection=selection, stopping=AbsoluteChange()
+            )
+            result = paracore.solve(sampler, problem, evaluator, trajectory=True)
+            assert (result.interpolated > 0).all()
+            error = (result.trajectory - exact).abs().max().item()
+            assert (error < 1e-9) == near, (form, type(selection).__name__, error)
 
 
 # -- facts ----------------------------------------------------------------------------------------------------------

@@ -372,37 +372,23 @@ def test_what_an_error_in_a_heun_step_leaves_behind() -> None:
     assert held.min() < 0.05
 
 
-def test_the_clean_form_is_the_data_only_where_the_noise_goes() -> None:
-    for scheme in (flow_euler(9, shift=2.0), ddim(9), edm_euler(9)):
+def test_clean_steps_are_those_where_the_noise_goes() -> None:
+    for scheme in (flow_euler(9, shift=2.0), ddim(9), edm_euler(9), ddpm(9), dpm_solver_pp_2m(9)):
         assert scheme.levels is not None
         sigma = scheme.levels.sigma
         gone = sigma[1:] <= 0.1 * sigma[:-1]
         assert gone[-1]
-        auto, clean, data = (scheme.form_gain(form) for form in ("auto", "auto-clean", "data"))
-        for table, plain, of_data in zip(clean, auto, data, strict=True):
-            np.testing.assert_array_equal(table, np.where(gone, of_data, plain))
-        # the state after the last step is what is held, wherever the state before has moved to
-        assert abs(scheme.a[8, 0] + scheme.b[8, 0] * clean[0][8]) < 1e-12
-        assert abs(scheme.b[8, 0] * clean[1][8] - scheme.levels.alpha[9]) < 1e-12
+        np.testing.assert_array_equal(scheme.clean, gone)
         # levels that were recovered from a pipeline's scheduler end near 0
         ends = np.where(sigma == 0, 1e-17, sigma)
         near = attrs.evolve(scheme, levels=attrs.evolve(scheme.levels, sigma=ends))
-        for table, other in zip(clean, near.form_gain("auto-clean"), strict=True):
-            np.testing.assert_array_equal(table, other)
-    for scheme in (ddpm(9), dpm_solver_pp_2m(9)):
-        for own, auto in zip(scheme.form_gain("auto-clean"), scheme.form_gain("auto"), strict=True):
-            np.testing.assert_array_equal(own, auto)
+        np.testing.assert_array_equal(near.clean, gone)
+        assert not attrs.evolve(scheme, levels=None).clean.any()
 
 
-@pytest.mark.parametrize("steps", [1, 5])
-def test_the_clean_form_is_the_same_sampler(steps: int) -> None:
-    scheme = flow_euler(steps)
-    other = scheme.in_form("auto-clean")
-    assert other.prediction is None
-    u, v = scheme.form_gain("auto-clean")
-    x = torch.randn(2, 3, dtype=torch.float64)
-    f = torch.randn(2, 3, dtype=torch.float64)
-    for node in range(steps):
-        own = (f - u[node] * x) / v[node]
-        left, right = (s.step(node, [x], [y], None) for s, y in ((scheme, f), (other, own)))
-        torch.testing.assert_close(left, right, rtol=1e-12, atol=1e-12)
+def test_the_smooth_form_is_the_velocity_where_the_drift_is_held() -> None:
+    for scheme, form in ((flow_euler(9), "velocity"), (ddim(9), "velocity"), (ddpm(9), "data")):
+        assert scheme.smooth_form == form
+        scheme.form_gain(scheme.smooth_form)
+    bare = attrs.evolve(ddim(9), levels=None, prediction=None)
+    assert bare.smooth_form == bare.calm_form == "drift"

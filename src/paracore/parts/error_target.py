@@ -92,8 +92,9 @@ class ErrorTarget(StoppingRule):
             exponent whole from the first round on.
         tilt: adds ``tilt * (tau - 0.8)`` to the exponent: the steps to come damp more of late errors than of early
             ones (docs).
-        ceiling: largest ``reach * L``: 1 where a step cannot carry more of a gap into the next state than the gap. 0:
-            none.
+        clean: least ``reach * L`` of a step that takes nine tenths of the noise away, or all of it. The state after it
+            is the data prediction, nearly, and takes over the part of a gap that lies along the data, which no later
+            step mends (docs). 0: as of other steps.
     """
 
     growth: float = attrs.field(default=0.65, validator=number(0.0))
@@ -103,7 +104,7 @@ class ErrorTarget(StoppingRule):
     trust: float = attrs.field(default=1.0, validator=number(0.0, 1.0))
     early: float = attrs.field(default=0.0, validator=number(0.0, 1.0))
     tilt: float = attrs.field(default=0.0, validator=number(0.0))
-    ceiling: float = attrs.field(default=0.0, validator=number(0.0))
+    clean: float = attrs.field(default=0.0, validator=number(0.0))
 
     unit = "relative root-mean-square error of the sample against the sequential sampler's"
     reads_changes = True
@@ -147,8 +148,6 @@ class ErrorTarget(StoppingRule):
         near = slice(None, _NEAR)  # what the front will meet next
         moved, changed = round.anchor_change[near], round.output_change[near]
         seen = np.isfinite(moved) & np.isfinite(changed) & (moved > 0)
-        if self.ceiling:  # what such rows show holds for no other
-            seen &= state["reach"][node[near]] * shape[near] <= self.ceiling
         moved, changed = np.where(seen, moved, 0.0), np.where(seen, changed, 0.0)
         expected = ((moved * shape[near]) ** 2).sum(axis=0)
         fresh = np.divide((changed**2).sum(axis=0), expected, out=expected * np.nan, where=expected > 0)
@@ -175,8 +174,8 @@ class ErrorTarget(StoppingRule):
         grown = np.exp(np.minimum(exponent, _LARGEST_EXPONENT))
         implied = np.abs(window.gain[0])[node] * np.isnan(kappa)  # the network may not follow the held form at all
         carried = state["reach"][node] * np.maximum(aged * shape, implied)
-        if self.ceiling:
-            carried = np.minimum(carried, self.ceiling)
+        if self.clean:
+            carried = np.where(window.scheme.clean[node], np.maximum(carried, self.clean), carried)
         moves = grown * carried * gap / np.maximum(round.size, 1e-30)
         return moves, {"kappa": kappa, "quiet": quiet, "seen_at": seen_at, "shape": whole[0], "held": whole[1]}
 

@@ -8,9 +8,10 @@ import attrs
 import numpy as np
 import torch
 
+from paracore.interpolation import interpolated
 from paracore.parts.options import integer
 from paracore.strategies import Selection
-from paracore.window import Bools, Round, Window, per_sample, where_rows
+from paracore.window import Bools, Round, Window
 
 __all__ = ["AllRows", "EveryKth"]
 
@@ -65,44 +66,4 @@ class EveryKth(Selection):
 
     def fill(self, round: Round, rows: Bools, state: Any) -> list[torch.Tensor]:
         """Linear interpolation between the nearest rows with outputs, a damped trend beyond the last."""
-        window = round.window
-        known = (round.age >= 0) & window.valid
-        known[0] = True
-        time = _clock(window)
-        out = list(round.outputs)
-        count = window.rows
-        index = np.arange(count)[:, None]
-        left = np.maximum.accumulate(np.where(known, index, -1), axis=0)
-        right = np.minimum.accumulate(np.where(known, index, count)[::-1], axis=0)[::-1]
-        stacked = None
-        for r in range(1, count):
-            need = rows[r]
-            if not need.any():
-                continue
-            lo, hi = left[r], right[r]
-            beyond = hi >= count
-            before = np.where(beyond, left[np.maximum(lo - 1, 0), np.arange(len(lo))], lo)
-            first, second = np.where(beyond, before, lo), np.where(beyond, lo, hi)
-            span = _at(time, second) - _at(time, first)
-            reach = time[r] - np.where(beyond, _at(time, second), _at(time, first))
-            fraction = np.divide(reach, span, out=np.zeros(len(span)), where=(span != 0) & (second != first))
-            fraction = np.where(beyond, 1.0 + self.trend * np.minimum(fraction, 1.0), fraction)
-            fraction = np.where(beyond & (second == first), 1.0, fraction)
-            if (first == first[0]).all() and (second == second[0]).all():
-                a, b = round.outputs[int(first[0])], round.outputs[int(second[0])]
-            else:
-                stacked = torch.stack(round.outputs) if stacked is None else stacked
-                picked = torch.arange(len(first), device=stacked.device)
-                a = stacked[torch.from_numpy(first).to(stacked.device), picked]
-                b = stacked[torch.from_numpy(second).to(stacked.device), picked]
-            out[r] = where_rows(need, (a + (b - a) * per_sample(fraction, a)).to(a.dtype), out[r])
-        return out
-
-
-def _clock(window: Window) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """``(P, B)`` the scheme's time of each row, which interpolation is linear in."""
-    return window.scheme.time[np.minimum(window.nodes, window.scheme.steps - 1)]
-
-
-def _at(table: np.ndarray[Any, Any], row: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return np.asarray(np.take_along_axis(table, np.clip(row, 0, len(table) - 1)[None, :], axis=0)[0])
+        return interpolated(round, rows, self.trend)

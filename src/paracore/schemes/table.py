@@ -18,7 +18,7 @@ __all__ = ["History", "Scheme", "compute_dtype"]
 Array = npt.NDArray[np.float64]
 
 _CLEAN = 0.1
-"""Share of the noise that a step may leave where ``"auto-clean"`` holds the data."""
+"""Largest share of the noise that a clean step leaves."""
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -322,16 +322,12 @@ class Scheme:
         """``(u, v)``, each ``(N,)``: the network's own output is ``u * x + v * f'`` with ``f'`` in another form.
 
         ``form`` is ``"network"`` (its own), ``"drift"`` (``x_{n+1} = x_n + b f'``: ParaDIGMS), one of
-        :data:`~paracore.schemes.FORMS`, ``"auto"`` (:attr:`calm_form`), or ``"auto-clean"``: as ``"auto"``, but the
-        data at nodes whose step takes nine tenths of the noise away, or all of it. The state after it is the data
-        prediction, nearly, and errors along the noise of the state before no longer count.
+        :data:`~paracore.schemes.FORMS`, or ``"auto"`` (:attr:`calm_form`).
 
         Raises:
             SchemeError: if the scheme has no such form.
         """
         n = self.steps
-        if form == "auto-clean":
-            return self._clean_gain()
         if form == "auto":
             form = self.calm_form
         if form in ("network", self.prediction):
@@ -350,15 +346,15 @@ class Scheme:
         self.levels.conversion(self.prediction, form, slice(0, n))
         return self.levels.conversion(form, self.prediction, slice(0, n))
 
-    def _clean_gain(self) -> tuple[Array, Array]:
-        u, v = (table.copy() for table in self.form_gain("auto"))
-        if self.memory > 0 or self.levels is None or self.prediction is None:
-            return u, v
+    @cached_property
+    def clean(self) -> npt.NDArray[np.bool_]:
+        """``(N,)`` nodes whose step takes nine tenths of the noise away, or all of it: the state after it is the data
+        prediction, nearly.
+        """
+        if self.levels is None:
+            return np.zeros(self.steps, dtype=np.bool_)
         before, after = self.levels.sigma[:-1], self.levels.sigma[1:]  # those of a pipeline end near 0, not at it
-        for node in np.flatnonzero((after <= _CLEAN * before) & (before > _CLEAN**6 * before.max())):
-            at = slice(int(node), int(node) + 1)
-            u[at], v[at] = self.levels.conversion("data", self.prediction, at)
-        return u, v
+        return np.asarray((after <= _CLEAN * before) & (before > _CLEAN**6 * before.max()))
 
     @cached_property
     def calm_form(self) -> str:
@@ -380,6 +376,20 @@ class Scheme:
                 continue
             return form
         return "network"
+
+    @cached_property
+    def smooth_form(self) -> str:
+        """The form to interpolate in between nodes, and to carry beyond them: the velocity where :attr:`calm_form` is
+        the drift (on variance-preserving schedules it is straighter than either drift or noise; figures in the docs),
+        else :attr:`calm_form`.
+        """
+        if self.calm_form == "drift":
+            try:
+                self.form_gain("velocity")
+            except SchemeError:
+                return "drift"
+            return "velocity"
+        return self.calm_form
 
     def gain(self, form: str) -> tuple[Array, Array]:
         """:meth:`form_gain`, worked out once: read-only arrays."""
@@ -426,10 +436,8 @@ class Scheme:
             b[rows, lag] = self.b[rows, lag] * v[rows - lag]
         while a.shape[1] > 1 and not a[:, -1].any():
             a = a[:, :-1]
-        mixed = form == "auto-clean" and not np.array_equal(u, self.form_gain("auto")[0])
-        if form in ("auto", "auto-clean") and not mixed:
-            form = self.calm_form
-        prediction = self.prediction if form == "network" else form if form != "drift" and not mixed else None
+        form = self.calm_form if form == "auto" else form
+        prediction = self.prediction if form == "network" else form if form != "drift" else None
         return attrs.evolve(self, a=a, b=b, prediction=prediction, name=f"{self.name} ({form} form)")
 
 

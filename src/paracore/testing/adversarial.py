@@ -316,7 +316,7 @@ def random_composition(
         return options[int(rng.integers(len(options)))]
 
     forms = ["network"]
-    for form in ("drift", "noise", "data", "velocity", "score", "auto", "auto-clean"):
+    for form in ("drift", "noise", "data", "velocity", "score", "auto"):
         with _refused() as fits:
             problem.scheme.form_gain(form)
         if fits:
