@@ -54,7 +54,7 @@ LEFT_OUT: list[tuple[str, Options]] = [
     (f"its own shares (`{PLAIN}`)", {"stopping": "error-target"}),
     ("all three (`picard`)", {"sampler": "picard"}),
 ]
-FORMS = ("network", "drift", "data", "auto")
+FORMS = ("network", "drift", "data", "velocity", "auto")
 Job = tuple[str, str, str, int, Options]
 """Table, name, problem, window, options."""
 

@@ -143,7 +143,7 @@ def ingredients(rows: list[dict[str, Any]]) -> str:
         ],
     )
     seeds = max(r.get("seeds", 0) for r in rows)
-    return f"""`python benchmarks/ingredients.py`, {seeds} seeds; speed-up in rounds, mean error, 95th percentile, evaluations as multiples of N, error target 1 %. Measured before `auto-clean` and `tilt`, with the form `auto`.
+    return f"""`python benchmarks/ingredients.py`, {seeds} seeds; speed-up in rounds, mean error, 95th percentile, evaluations as multiples of N, error target 1 %.
 
 The paper's ingredients, each added to `picard` by itself (digits, guidance 4, N = 50):
 
@@ -485,7 +485,7 @@ def main(root: Path = ROOT) -> None:
         data = json.loads(path.read_text())
         extra += f"""## Other targets, guidance scales and numbers of steps
 
-`python benchmarks/targets.py`: the default sampler on the digits; seeds from {data["first_seed"]} on, none of which its constants were chosen on. `ropa` in the grid and the calibration above was measured before its last change (the form `auto-clean`, late errors counting for less).
+`python benchmarks/targets.py`: the default sampler on the digits; seeds from {data["first_seed"]} on, none of which its constants were chosen on.
 
 {targets(data["rows"])}
 

@@ -20,6 +20,7 @@ LAYERS = [
     {"window"},
     {"strategies"},
     {"guard", "slide"},
+    {"interpolation"},
     {"chain", "checkpoint"},
     {"composition", "result", "model"},
     {"sampler", "state"},

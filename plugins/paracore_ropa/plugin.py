@@ -26,8 +26,8 @@ __all__ = ["ropa", "ropa_paper"]
 
 _SHARES = (
     (4, ErrorTarget(row=12.5, total=4.5, coherence=0.0, growth=0.6, early=0.6, clean=0.5), 0.1),
-    (8, ErrorTarget(row=9.7, total=3.9, coherence=0.0, growth=0.6, tilt=2.0, clean=0.5), 0.25),
-    (16, ErrorTarget(row=10.3, total=3.95, coherence=0.0, growth=0.75, tilt=1.4, clean=0.5), 0.3),
+    (8, ErrorTarget(row=9.0, total=3.6, coherence=0.0, growth=0.6, tilt=2.0, clean=0.5), 0.25),
+    (16, ErrorTarget(row=9.3, total=3.6, coherence=0.0, growth=0.75, tilt=1.4, clean=0.5), 0.3),
     (math.inf, ErrorTarget(row=12.5, total=4.4, coherence=0.5, growth=0.75, tilt=1.4, clean=0.5), 0.25),
 )
 """Shares of the target by window (the first bound above it), chosen on digits, N = 50, guidance 4 (docs); and how they
@@ -76,7 +76,7 @@ def ropa(
             v-prediction, score.
         guess: how rows enter: hold, copy, linear, damped-linear, noise.
         correction: the Jacobian approximation: secant, none, or another.
-        widest: largest spacing of evaluated rows; 1 evaluates all rows; 0 is 4 for windows below 0.15 N, else 2.
+        widest: largest spacing of evaluated rows; 1 evaluates all rows; 0 is 4 for windows below 0.06 N, else 2.
         reach: nodes ahead of the front that may be evaluated; 0 is 0.22 N.
         share: share of the tolerance for interpolation errors; 0 goes by scheme and window.
         alpha: residuals above alpha times their budget narrow the spacing of evaluated rows.

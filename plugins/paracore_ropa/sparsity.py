@@ -20,7 +20,10 @@ __all__ = ["ResidualSparsity"]
 _GROWTH = 2.0
 """Early errors grow by ``exp(2 tau)``, ``tau = sigma / (alpha + sigma)``: the error target's growth at its calmest."""
 
-_ROUGH, _SPARSE, _DENSE = 2.0, 10.0, 4.5
+_FEW = 0.06
+"""Windows below that part of N skip most rows."""
+
+_ROUGH, _SPARSE, _DENSE = 2.0, 10.0, 8.0
 """Shares: of stochastic schemes, of windows that skip most rows, of others."""
 
 
@@ -50,12 +53,12 @@ class ResidualSparsity(Selection):
     ones over most of the trajectory), so that the error of a skipped row depends little on the spacing.
 
     Attributes:
-        widest: largest spacing; 0 is 4 for windows below 0.15 N, else 2. Windows wider than the reach skip no row.
+        widest: largest spacing; 0 is 4 for windows below 0.06 N, else 2. Windows wider than the reach skip no row.
         reach: nodes ahead of the front that may be evaluated; 0 is 0.22 N; the window spans one row more (or as
             many as it evaluates). No spacing exceeds ``reach / window``, rounded up: knots further out settle too late.
         share: share of the tolerance for interpolation errors; 0 is 2 in stochastic schemes (their outputs are rough
             from node to node, so that a knot's neighbours predict it as badly as they will a skipped row), else 10 for
-            windows below 0.06 N, which skip most rows, and 4.5 above.
+            windows below 0.06 N, which skip most rows, and 8 above.
         alpha: budgets above which the spacing narrows; greater than ``beta``.
         beta: budgets below which it widens.
         settled: gap, in units of the largest one accepted lately, below which a knot is not evaluated again.
@@ -87,7 +90,7 @@ class ResidualSparsity(Selection):
         return max(width, self._ahead(steps) + 1) if self._widest(width, steps) > 1 else width
 
     def _widest(self, width: int, steps: int) -> int:
-        return self.widest or (4 if width < 0.15 * steps else 2)
+        return self.widest or (4 if width < _FEW * steps else 2)
 
     def _ahead(self, steps: int) -> int:
         return self.reach or max(1, round(0.22 * steps))
@@ -95,7 +98,7 @@ class ResidualSparsity(Selection):
     def _share(self, window: Window) -> float:
         if self.share or window.scheme.stochastic:
             return self.share or _ROUGH
-        return _SPARSE if window.width < 0.06 * window.scheme.steps else _DENSE
+        return _SPARSE if window.width < _FEW * window.scheme.steps else _DENSE
 
     def start(self, problem: Problem, rows: int) -> dict[str, Any]:
         """No knots, spacing 1."""

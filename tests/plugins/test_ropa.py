@@ -489,7 +489,8 @@ def test_the_correction_is_secants_and_can_be_left_out():
 
 
 @pytest.mark.parametrize(
-    ("window", "steps", "widest"), [(2, 40, 4), (5, 40, 4), (6, 40, 2), (3, 20, 2), (14, 100, 4), (23, 100, 1)]
+    ("window", "steps", "widest"),
+    [(2, 40, 4), (3, 40, 2), (5, 40, 2), (1, 20, 4), (5, 100, 4), (6, 100, 2), (23, 100, 1)],
 )
 def test_a_widest_of_zero_goes_by_the_window(window, steps, widest):
     case = make_case(flow_euler(steps), batch=1, dim=3, stiffness=0.5)
@@ -535,7 +536,7 @@ def test_a_share_of_zero_goes_by_scheme_and_window():
         sampler = paracore.sampler("picard", window=window, selection=ResidualSparsity(share=share))
         return paracore.solve(sampler, case.problem, case.evaluator()).interpolated.tolist()
 
-    for scheme, window, share in ((flow_euler(60), 3, 10.0), (flow_euler(60), 4, 4.5), (ddpm(60), 3, 2.0)):
+    for scheme, window, share in ((flow_euler(60), 3, 10.0), (flow_euler(60), 4, 8.0), (ddpm(60), 3, 2.0)):
         assert skipped(scheme, window, 0.0) == skipped(scheme, window, share)
     assert skipped(ddpm(60), 3, 0.0) != skipped(ddpm(60), 3, 10.0)
 
