@@ -77,7 +77,7 @@ def ropa(
         guess: how rows enter: hold, copy, linear, damped-linear, noise.
         correction: the Jacobian approximation: secant, none, or another.
         widest: largest spacing of evaluated rows; 1 evaluates all rows; 0 is 4 for windows below 0.06 N, else 2.
-        reach: nodes ahead of the front that may be evaluated; 0 is 0.22 N.
+        reach: nodes ahead of the front that may be evaluated; 0 is 0.22 N, at most four times the window.
         share: share of the tolerance for interpolation errors; 0 goes by scheme and window.
         alpha: residuals above alpha times their budget narrow the spacing of evaluated rows.
         beta: residuals below beta times their budget widen it.

@@ -20,6 +20,9 @@ __all__ = ["ResidualSparsity"]
 _GROWTH = 2.0
 """Early errors grow by ``exp(2 tau)``, ``tau = sigma / (alpha + sigma)``: the error target's growth at its calmest."""
 
+_WIDEST = 4
+"""Largest spacing, where most rows are skipped."""
+
 _FEW = 0.06
 """Windows below that part of N skip most rows."""
 
@@ -54,8 +57,9 @@ class ResidualSparsity(Selection):
 
     Attributes:
         widest: largest spacing; 0 is 4 for windows below 0.06 N, else 2. Windows wider than the reach skip no row.
-        reach: nodes ahead of the front that may be evaluated; 0 is 0.22 N; the window spans one row more (or as
-            many as it evaluates). No spacing exceeds ``reach / window``, rounded up: knots further out settle too late.
+        reach: nodes ahead of the front that may be evaluated; 0 is 0.22 N, at most four times the window; the window
+            spans one row more (or as many as it evaluates). No spacing exceeds ``reach / window``, rounded up: knots
+            further out settle too late.
         share: share of the tolerance for interpolation errors; 0 is 2 in stochastic schemes (their outputs are rough
             from node to node, so that a knot's neighbours predict it as badly as they will a skipped row), else 10 for
             windows below 0.06 N, which skip most rows, and 8 above.
@@ -87,13 +91,13 @@ class ResidualSparsity(Selection):
 
     def span(self, width: int, steps: int) -> int:
         """``reach + 1`` rows, or ``width`` if that is more."""
-        return max(width, self._ahead(steps) + 1) if self._widest(width, steps) > 1 else width
+        return max(width, self._ahead(width, steps) + 1) if self._widest(width, steps) > 1 else width
 
     def _widest(self, width: int, steps: int) -> int:
-        return self.widest or (4 if width < _FEW * steps else 2)
+        return self.widest or (_WIDEST if width < _FEW * steps else 2)
 
-    def _ahead(self, steps: int) -> int:
-        return self.reach or max(1, round(0.22 * steps))
+    def _ahead(self, width: int, steps: int) -> int:
+        return self.reach or max(1, min(round(0.22 * steps), _WIDEST * width))
 
     def _share(self, window: Window) -> float:
         if self.share or window.scheme.stochastic:
@@ -130,7 +134,7 @@ class ResidualSparsity(Selection):
         gap = window.realign(state["gap"], state["front"], fill=np.inf)
         moved = gap > self.settled * self._accepted_gap(window.front, state)
         moved |= window.front - state["front"] < 2  # settled rows that are not accepted hold up all others
-        ahead = self._ahead(window.scheme.steps)
+        ahead = self._ahead(width, window.scheme.steps)
         last = np.minimum(window.valid.sum(axis=0) - 1, max(ahead, width - 1)).tolist()
         spacing = np.minimum(state["spacing"], -(-ahead // width)).tolist()
         there, stale = knots.T.tolist(), moved.T.tolist()
