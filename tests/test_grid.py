@@ -59,7 +59,7 @@ def run(path: Path, *words: str) -> int:
     return int(grid.main(["--jobs", "1", "--seeds", "2", "--out", str(path), *words]))
 
 
-TINY = ("--only", "picard,paradigms", "--problem", "linear")
+TINY = ("--only", "secant,paradigms", "--problem", "linear")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two samplers on the linear and one on the two-mode problem."""
     path = tmp_path_factory.mktemp("grid") / "results" / "grid.json"
     assert run(path, *TINY, "--window", "2,8") == 0
-    assert run(path, "--only", "picard", "--problem", "two-mode, ddpm", "--window", "8") == 0
+    assert run(path, "--only", "secant", "--problem", "two-mode, ddpm", "--window", "8") == 0
     return path
 
 
@@ -77,11 +77,11 @@ def test_records(tiny):
     assert data["versions"]["paracore"]
     found = records(tiny)
     names = [
-        f"linear, flow-euler 50 | {s} | {w} | {r}" for s, w, r in [("paradigms", 2, "own"), ("picard", 8, "target")]
+        f"linear, flow-euler 50 | {s} | {w} | {r}" for s, w, r in [("paradigms", 2, "own"), ("secant", 8, "target")]
     ]
     assert set(names) <= set(found)
     assert len(found) == 2 + 4 + 1
-    assert "linear, flow-euler 50 | picard | 8 | own" not in found  # its own rule is the common one
+    assert "linear, flow-euler 50 | secant | 8 | own" not in found  # its own rule is the common one
     for record in found.values():
         assert record["refused"] is record["failure"] is None
         assert all(isinstance(record[name], float) for name in FIGURES)
@@ -89,11 +89,11 @@ def test_records(tiny):
         assert record["error_mean"] <= record["error_max"] < 0.05
         assert record["misses"] <= record["converged"] == record["seeds"] == len(record["errors"]) == 2
         assert record["status"] == {"converged": 2}
-        assert record["own"] == (record["sampler"] == "picard" or record["rule"] == "own")
+        assert record["own"] == (record["sampler"] == "secant" or record["rule"] == "own")
         assert 1 <= record["rival"]["evaluations"] <= record["steps"]
         assert "Composition(" in record["settings"]
         assert record["cpu_s"] > 0
-    linear, noisy = found[names[1]], found["two-mode, ddpm 100 | picard | 8 | target"]
+    linear, noisy = found[names[1]], found["two-mode, ddpm 100 | secant | 8 | target"]
     assert set(linear["fine"]) == {"sampler", "rival", "sequential"}
     assert linear["same_mode"] is None
     assert linear["work"] == pytest.approx(linear["evaluations"] / 50, rel=1e-4)
@@ -112,16 +112,16 @@ def test_only_missing_cells_are_measured(tiny, tmp_path, capsys):
     assert len(after) == len(before) + 3
     assert run(path, *TINY, "--window", "2,4") == 0
     assert "6 cells, 6 known, 0 to measure" in capsys.readouterr().out
-    assert run(path, "--only", "picard", "--problem", "linear", "--window", "2", "--fresh") == 0
+    assert run(path, "--only", "secant", "--problem", "linear", "--window", "2", "--fresh") == 0
     assert "1 cells, 0 known, 1 to measure" in capsys.readouterr().out
-    cell = "linear, flow-euler 50 | picard | 2 | target"
+    cell = "linear, flow-euler 50 | secant | 2 | target"
     assert records(path)[cell]["errors"] == before[cell]["errors"]
     assert records(path)[cell]["cpu_s"] != before[cell]["cpu_s"]
     assert [p.name for p in tmp_path.iterdir()] == ["grid.json"]
 
 
 def test_other_settings_or_seeds_are_measured_again(tiny):
-    (cell,) = grid.plan([t for t in grid.TASKS if t.model == "linear"][:1], ["picard"], ["2"], 2)
+    (cell,) = grid.plan([t for t in grid.TASKS if t.model == "linear"][:1], ["secant"], ["2"], 2)
     store = grid.Store(tiny)
     assert store.has(cell)
     assert not store.has(attrs.evolve(cell, seeds=3))
@@ -132,11 +132,11 @@ def test_rules_and_samplers_that_are_gone_are_forgotten(tiny, tmp_path):
     path = tmp_path / "grid.json"
     path.write_bytes(tiny.read_bytes())
     store = grid.Store(path)
-    (record,) = (r for r in store.records.values() if r["sampler"] == "picard" and r["width"] == "2")
+    (record,) = (r for r in store.records.values() if r["sampler"] == "secant" and r["width"] == "2")
     store.put({**record, "key": record["key"].replace("| target", "| own"), "rule": "own"})
-    store.put({**record, "key": record["key"].replace("picard", "gone"), "sampler": "gone"})
+    store.put({**record, "key": record["key"].replace("secant", "gone"), "sampler": "gone"})
     assert len(records(path)) == 9
-    assert run(path, "--only", "picard", "--problem", "linear", "--window", "2") == 0
+    assert run(path, "--only", "secant", "--problem", "linear", "--window", "2") == 0
     assert records(path) == records(tiny)
 
 
@@ -284,9 +284,9 @@ def test_the_default_plan_has_every_sampler_on_every_problem():
         *(f"digits g={g}, flow-euler 50" for g in (1, 4, 7)),
         "mnist-mixture g=4, flow-euler 50",
     ]
-    picard = [c for c in cells if c.sampler == "picard" and c.task.steps == 25]
-    assert {c.window for c in picard} == {2, 4, 8, 25}
-    assert {c.rule for c in picard} == {"target"}
+    secant = [c for c in cells if c.sampler == "secant" and c.task.steps == 25]
+    assert {c.window for c in secant} == {2, 4, 8, 25}
+    assert {c.rule for c in secant} == {"target"}
 
 
 @pytest.mark.slow
@@ -305,7 +305,7 @@ def test_worker_processes(tmp_path):
 
 def test_pages_are_filled_once(tiny):
     found = list(records(tiny).values())
-    page = "# A\n\n<!-- measured: picard -->\n\n## B\n\n<!-- measured: nothing-like-it -->\nC\n\n"
+    page = "# A\n\n<!-- measured: secant -->\n\n## B\n\n<!-- measured: nothing-like-it -->\nC\n\n"
     page += "<!-- measured: paradigms -->\n"
     once = report.filled(page, found)
     assert report.filled(once, found) == once
@@ -316,7 +316,7 @@ def test_pages_are_filled_once(tiny):
     assert "Under its own stopping rule" not in once.split("## B")[0]
     fewer = report.filled(once, [r for r in found if r["problem"] == "linear"])
     assert "two-mode" not in fewer
-    assert fewer.startswith("# A\n\n<!-- measured: picard -->\n")
+    assert fewer.startswith("# A\n\n<!-- measured: secant -->\n")
     assert report.filled(once, []) == once
 
 
@@ -325,7 +325,7 @@ def test_the_report_is_the_same_twice(tiny, tmp_path):
     results.mkdir(parents=True)
     (docs / "samplers").mkdir(parents=True)
     (tmp_path / "README.md").write_bytes((BENCHMARKS.parent / "README.md").read_bytes())
-    (docs / "samplers" / "picard.md").write_text("<!-- measured: picard -->\n")
+    (docs / "samplers" / "secant.md").write_text("<!-- measured: secant -->\n")
     for name in ("digits", "calibration", "overhead"):
         (results / f"{name}.json").write_bytes((BENCHMARKS / "results" / f"{name}.json").read_bytes())
     report.main(tmp_path)
@@ -337,9 +337,9 @@ def test_the_report_is_the_same_twice(tiny, tmp_path):
     assert {p: p.read_text() for p in tmp_path.rglob("*.md")} == written
     text = written[docs / "benchmarks.md"]
     assert "### linear, flow-euler 50" in text
-    assert "| `picard` | 100 |" in text
+    assert "| `secant` | 100 |" in text
     assert "{" not in text.split("## Is the error target kept?")[0]
-    assert "<!-- /measured -->" in written[docs / "samplers" / "picard.md"]
+    assert "<!-- /measured -->" in written[docs / "samplers" / "secant.md"]
 
 
 # -- the fitted mixture -------------------------------------------------------------------------------------------

@@ -85,7 +85,8 @@ class ErrorTarget(StoppingRule):
         total: largest sum of moves up to node ``n``, in units of ``tolerance * n / N``.
         coherence: power of ``8 / window`` that the target is scaled by, since errors of one window do not average out;
             at most 0.5 counts below window 8.
-        trust: how far an observed ``kappa`` is believed: ``3 (kappa / 3)^trust``.
+        trust: how far an observed ``kappa`` is believed: ``3 (kappa / 3)^trust``, at most 4. Above 1 samples whose
+            outputs respond strongly are held to smaller gaps (docs); a ``kappa`` below 3 is believed as it is.
         early: what a sample's first moves lack of the exponent: in its k-th round, counted from 0, it is multiplied by
             ``1 - early^k``, and ``kappa`` is taken as 3 before anything was seen. The first iterates differ from each
             other by what the guess before any output lacked, and such differences weigh less (docs). 0 counts the
@@ -101,7 +102,7 @@ class ErrorTarget(StoppingRule):
     row: float = attrs.field(default=8.3, validator=number(0.0))
     total: float = attrs.field(default=2.5, validator=number(0.0))
     coherence: float = attrs.field(default=1.0, validator=number(0.0))
-    trust: float = attrs.field(default=1.0, validator=number(0.0, 1.0))
+    trust: float = attrs.field(default=1.0, validator=number(0.0, 4.0))
     early: float = attrs.field(default=0.0, validator=number(0.0, 1.0))
     tilt: float = attrs.field(default=0.0, validator=number(0.0))
     clean: float = attrs.field(default=0.0, validator=number(0.0))
@@ -164,7 +165,7 @@ class ErrorTarget(StoppingRule):
         unseen = _USUAL if self.early else _UNSEEN
         aged = np.where(np.isnan(kappa), unseen, kappa) * np.exp(tau[0] * np.minimum(stale, _OLDEST))
         calm = _QUIET * np.maximum(np.where(np.isnan(quiet), 0.0, quiet - _LOUD), _LOUDEST)
-        aged = _USUAL * (aged / _USUAL) ** self.trust
+        aged = _USUAL * (aged / _USUAL) ** np.where(aged > _USUAL, self.trust, min(self.trust, 1.0))
         gap = np.where(np.isfinite(round.gap), round.gap, 1e30)
         exponent = (self.growth * np.maximum(aged, _CALMEST) + calm) * tau
         if self.early:
