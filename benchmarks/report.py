@@ -153,7 +153,7 @@ The default sampler with one of its own left out (digits, guidance 4, N = 50):
 
 {across("left_out", "left out")}
 
-The default sampler by the quantity that is held while states move; `auto` holds the data where the scheme draws fresh noise, the drift in a one-step deterministic scheme, and what the network returns in a multistep one:
+The default sampler by the quantity that is held while states move; `auto` holds the data where the scheme draws fresh noise, else the velocity:
 
 {by_form}"""
 

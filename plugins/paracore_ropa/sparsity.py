@@ -10,7 +10,7 @@ import torch
 
 from paracore import Problem
 from paracore.errors import ConfigurationError
-from paracore.interpolation import between, carried_outputs, clock, interpolated, known_rows, neighbours
+from paracore.interpolation import between, clock, form_outputs, interpolated, known_rows, neighbours
 from paracore.parts.options import integer, number
 from paracore.strategies import Selection
 from paracore.window import Bools, Floats, Ints, Round, RowNorms, Window
@@ -165,7 +165,7 @@ class ResidualSparsity(Selection):
             "knots": known_rows(round),
             "gap": round.gap.copy(),
             "accepted_gap": self._accepted_gap(window.front, state),
-            "past": round.carried_output(0),
+            "past": round.form_output(0),
             "past_time": np.where(window.running, time, np.nan),
         }
 
@@ -189,13 +189,13 @@ class ResidualSparsity(Selection):
         rows = np.flatnonzero(inner.any(axis=1)).tolist()
         error = np.full(window.nodes.shape, np.nan)
         if rows:
-            outputs, norms = [state["past"], *carried_outputs(round, known[1:])], RowNorms()
+            outputs, norms = [state["past"], *form_outputs(round, known[1:])], RowNorms()
             predicted = between(outputs, time, [r + 1 for r in rows], left, right, 0.0)
             for r, row in zip(rows, predicted, strict=True):
                 norms.add(outputs[r + 1] - row)
             error[rows] = np.where(inner[rows], norms.result(), np.nan)
         node = np.minimum(window.nodes, window.scheme.steps - 1)
-        response = state["weight"][node] * np.abs(window.carried_rows[1])  # to an output in the form carried on
+        response = state["weight"][node] * np.abs(window.gain_rows[1])  # to an output in the composition's form
         return np.asarray(response * error / np.maximum(round.size, 1e-30))
 
 

@@ -8,7 +8,6 @@ import attrs
 
 from paracore.errors import CapabilityError, ConfigurationError
 from paracore.problem import Problem
-from paracore.schemes import Scheme
 from paracore.strategies import (
     DampingPolicy,
     Initializer,
@@ -92,12 +91,6 @@ class Composition:
     def parts(self) -> dict[str, Strategy]:
         """The seven parts by kind."""
         return {kind: getattr(self, kind) for kind in KINDS}
-
-    def carried_form(self, scheme: Scheme) -> str:
-        """The form in which outputs are carried on to other nodes: the scheme's ``smooth_form`` for ``"auto"``, else
-        the form itself.
-        """
-        return scheme.smooth_form if self.output_form == "auto" else self.output_form
 
     def check(self, problem: Problem) -> None:
         """Refuse a scheme that lacks what a part needs.

@@ -441,7 +441,6 @@ class Engine(Sampler):
             state.past_f,
             scheme.gain(self.composition.output_form),
             self.composition.tolerance,
-            scheme.gain(self.composition.carried_form(scheme)),
         )
 
     def _record(self, state: EngineState, round: Round, accepted: Ints) -> RoundTrace:

@@ -11,23 +11,23 @@ from paracore.schemes import compute_dtype
 from paracore.slide import pick, pick_stacked
 from paracore.window import Bools, Floats, Ints, Round, Window, is_small
 
-__all__ = ["between", "carried_outputs", "clock", "interpolated", "known_rows", "neighbours"]
+__all__ = ["between", "clock", "form_outputs", "interpolated", "known_rows", "neighbours"]
 
 
 def interpolated(round: Round, rows: Bools, trend: float) -> list[torch.Tensor]:
     """The round's outputs; those of ``rows (P, B)`` linear in time between their neighbours, with a part of the last
     slope beyond the last one. What :meth:`~paracore.Selection.fill` gives.
 
-    Outputs are interpolated in the form in which the composition carries them on, at the states that they belong to,
-    and taken back at the states of the rows that are filled. A stochastic scheme shows why: each of its states has
+    Outputs are interpolated in the composition's form, taken at the states that they belong to and taken back at the
+    states of the rows that are filled. A stochastic scheme shows why: each of its states has
     noise of its own, which a prediction of the noise contains, and one of the data does not.
     """
     window, known = round.window, known_rows(round)
     left, right = neighbours(known)
     out, wanted = list(round.outputs), np.flatnonzero(rows.any(axis=1)).tolist()
-    made = between(carried_outputs(round, known), clock(window), wanted, left, right, trend)
+    made = between(form_outputs(round, known), clock(window), wanted, left, right, trend)
     for r, row in zip(wanted, made, strict=True):
-        out[r] = window.from_carried(r, row)
+        out[r] = window.network_output(r, row)
     return out
 
 
@@ -38,9 +38,9 @@ def known_rows(round: Round) -> Bools:
     return np.asarray(known)
 
 
-def carried_outputs(round: Round, rows: Bools) -> list[torch.Tensor]:
-    """P outputs in the form in which they are carried on; a row that no sample of ``rows (P, B)`` asks for stays."""
-    return [round.carried_output(r) if asked.any() else round.outputs[r] for r, asked in enumerate(rows)]
+def form_outputs(round: Round, rows: Bools) -> list[torch.Tensor]:
+    """P outputs in the composition's form; a row that no sample of ``rows (P, B)`` asks for stays."""
+    return [round.form_output(r) if asked.any() else round.outputs[r] for r, asked in enumerate(rows)]
 
 
 def clock(window: Window) -> Floats:

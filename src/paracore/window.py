@@ -150,8 +150,6 @@ class Window:
         state_rows: P + 1 tensors ``(B, *event)``; row 0 is the front.
         past_x, past_f: H tensors each, newest first: states and outputs at nodes ``front - 1, front - 2, ...``.
         gain: ``(u, v)``, each ``(N,)``: network output = ``u * state + v * output in the composition's form``.
-        carried: the same for the form in which outputs are carried on to other nodes (:meth:`sweep_row`); ``gain``
-            unless given.
         tolerance: the composition's tolerance, in the unit of its stopping rule.
     """
 
@@ -168,7 +166,6 @@ class Window:
         past_f: Sequence[torch.Tensor],
         gain: tuple[Floats, Floats],
         tolerance: float,
-        carried: tuple[Floats, Floats] | None = None,
     ) -> None:
         self.scheme = scheme
         self.tape = tape
@@ -181,7 +178,6 @@ class Window:
         self.past_f = list(past_f)
         self.gain = gain
         self.tolerance = tolerance
-        self.carried = gain if carried is None else carried
 
     @property
     def rows(self) -> int:
@@ -206,33 +202,22 @@ class Window:
     @cached_property
     def gain_rows(self) -> tuple[Floats, Floats, Bools]:
         """``(u, v)`` at each row, ``(P, B)``, and which rows ``(P,)`` have any ``u``."""
-        return self._at_rows(self.gain)
-
-    @cached_property
-    def carried_rows(self) -> tuple[Floats, Floats, Bools]:
-        """The same for the form in which outputs are carried on."""
-        return self.gain_rows if self.carried is self.gain else self._at_rows(self.carried)
-
-    def _at_rows(self, gain: tuple[Floats, Floats]) -> tuple[Floats, Floats, Bools]:
         node = np.minimum(self.nodes, self.scheme.steps - 1)
-        u = gain[0][node]
-        return u, gain[1][node], np.asarray(u.any(axis=1), dtype=np.bool_)
+        u = self.gain[0][node]
+        return u, self.gain[1][node], np.asarray(u.any(axis=1), dtype=np.bool_)
 
     @cached_property
     def own_form(self) -> list[bool]:
         """Rows at which the network's output is the output in the composition's form, for all samples."""
-        return _own(self.gain_rows)
+        _, v, moving = self.gain_rows
+        own: list[bool] = (~moving & (v == 1).all(axis=1)).tolist()
+        return own
 
-    @cached_property
-    def own_carried(self) -> list[bool]:
-        """Rows at which the network's output is what is carried on, for all samples."""
-        return _own(self.carried_rows)
-
-    def from_carried(self, row: int, output: torch.Tensor) -> torch.Tensor:
-        """The network's output at this row's state from one in the form in which outputs are carried on."""
-        if self.own_carried[row]:
+    def network_output(self, row: int, output: torch.Tensor) -> torch.Tensor:
+        """The network's output at this row's state from one in the composition's form."""
+        if self.own_form[row]:
             return output
-        u, v, _ = self.carried_rows
+        u, v, _ = self.gain_rows
         return _network_form(u[row], v[row], self.state_rows[row], output)
 
     def moved(self, state_rows: Sequence[torch.Tensor]) -> Window:
@@ -284,10 +269,10 @@ class Window:
 
         Args:
             row: where the step starts; states up to here must be set.
-            predicted: ``(B, *event)`` output in the form that outputs are carried on in.
+            predicted: ``(B, *event)`` output in the composition's form.
             outputs: network outputs of the rows before ``row`` that a multistep table reads; the output is appended.
         """
-        newest = self.from_carried(row, predicted)
+        newest = self.network_output(row, predicted)
         known = [newest, *reversed(outputs), *self.past_f][: self.scheme.memory + 1]
         self.state_rows[row + 1] = self.step(row, self.history(row, self.state_rows, self.past_x), known)
         outputs.append(newest)
@@ -413,16 +398,9 @@ class Round:
 
     def form_output(self, row: int) -> torch.Tensor:
         """A row's output in the composition's form."""
-        return self._in_form(row, self.window.own_form, self.window.gain_rows)
-
-    def carried_output(self, row: int) -> torch.Tensor:
-        """A row's output in the form in which outputs are carried on to other nodes."""
-        return self._in_form(row, self.window.own_carried, self.window.carried_rows)
-
-    def _in_form(self, row: int, own: list[bool], gain: tuple[Floats, Floats, Bools]) -> torch.Tensor:
-        if own[row]:
+        if self.window.own_form[row]:
             return self.outputs[row]
-        u, v = gain[0][row], gain[1][row]
+        u, v = (table[row] for table in self.window.gain_rows[:2])
         return _network_form(-u / v, 1.0 / v, self.anchors[row], self.outputs[row])
 
     def combine(self, weights: RowWeights) -> torch.Tensor:
@@ -446,12 +424,6 @@ class Round:
     def look_ahead(self, width: Ints) -> RowWeights:
         """Weights for a look-ahead ``(P, B)``."""
         return look_ahead_weights(self.window.scheme, self.window.nodes, width)
-
-
-def _own(gain: tuple[Floats, Floats, Bools]) -> list[bool]:
-    _, v, moving = gain
-    own: list[bool] = (~moving & (v == 1).all(axis=1)).tolist()
-    return own
 
 
 def _mix(table: Floats, rows: torch.Tensor) -> torch.Tensor:

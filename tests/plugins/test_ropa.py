@@ -543,7 +543,7 @@ def test_a_share_of_zero_goes_by_scheme_and_window():
 
 
 @pytest.mark.parametrize("prediction", ["noise", "data", "v-prediction"])
-def test_rows_are_interpolated_in_the_form_that_is_carried(prediction):
+def test_rows_are_interpolated_in_the_form_that_is_held(prediction):
     """Data that stays where it is gives the skipped rows exactly, whatever the network returns and the noise is."""
     scheme = ddpm(40, prediction=prediction)
     data = torch.linspace(-1.0, 1.0, 6, dtype=torch.float64).reshape(2, 3)

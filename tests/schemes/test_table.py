@@ -220,10 +220,11 @@ def test_conversions_round_trip(seed: int, source: str, target: str) -> None:
 
 
 def test_the_calm_form_goes_by_the_kind_of_scheme() -> None:
+    multistep = (dpm_solver_pp_2m(5), dpm_solver_pp_2m(5, prediction="v-prediction"), flow_heun(5))
     kinds = {
-        "drift": (flow_euler(5), ddim(5), edm_euler(5)),
-        "data": (ddpm(5), dpm_solver_pp_2m(5)),  # the network returns the noise
-        "network": (dpm_solver_pp_2m(5, prediction="v-prediction"), flow_heun(5)),
+        "velocity": (flow_euler(5), ddim(5), edm_euler(5), *multistep),
+        "data": (ddpm(5),),
+        "drift": (attrs.evolve(ddim(5), levels=None, prediction=None),),
     }
     for form, schemes in kinds.items():
         for scheme in schemes:
@@ -384,11 +385,3 @@ def test_clean_steps_are_those_where_the_noise_goes() -> None:
         near = attrs.evolve(scheme, levels=attrs.evolve(scheme.levels, sigma=ends))
         np.testing.assert_array_equal(near.clean, gone)
         assert not attrs.evolve(scheme, levels=None).clean.any()
-
-
-def test_the_smooth_form_is_the_velocity_where_the_drift_is_held() -> None:
-    for scheme, form in ((flow_euler(9), "velocity"), (ddim(9), "velocity"), (ddpm(9), "data")):
-        assert scheme.smooth_form == form
-        scheme.form_gain(scheme.smooth_form)
-    bare = attrs.evolve(ddim(9), levels=None, prediction=None)
-    assert bare.smooth_form == bare.calm_form == "drift"

@@ -37,10 +37,10 @@ def _extrapolate(window: Window, rows: Bools, last: Round | None, trend: float) 
     if last is None:
         return prior(window, rows)
     old = last.window
-    newest = last.carried_output(old.rows - 1)
+    newest = last.form_output(old.rows - 1)
     slope: torch.Tensor | None = None
     if trend and old.rows > 1:
-        slope = newest - last.carried_output(old.rows - 2)
+        slope = newest - last.form_output(old.rows - 2)
         if trend != 1:
             slope = slope.mul_(trend)
     first = int(np.argmax(rows.any(axis=1)))

@@ -358,38 +358,20 @@ class Scheme:
 
     @cached_property
     def calm_form(self) -> str:
-        """The form to hold where nothing better is known: ``"data"``, ``"drift"`` or ``"network"``.
+        """The form to hold where nothing better is known, to interpolate in between nodes and to carry beyond them:
+        ``"data"``, ``"velocity"``, ``"drift"`` or ``"network"``.
 
         Fresh noise moves a state far and the data that it predicts little, so that a stochastic scheme holds the data;
-        a one-step deterministic one holds the drift, a multistep one what the network returns, or the data where that
-        is the noise (figures in the docs). A form that divides by zero somewhere is passed over.
+        a deterministic one holds the velocity (figures in the docs), or the drift without noise levels. A form that
+        divides by zero somewhere is passed over.
         """
-        wanted = "drift"
-        if self.memory > 0:
-            wanted = "data" if self.prediction == "noise" else "network"
-        if self.stochastic:
-            wanted = "data"
-        for form in (wanted, "drift"):
+        for form in ("data" if self.stochastic else "velocity", "drift"):
             try:
                 self.form_gain(form)
             except SchemeError:
                 continue
             return form
         return "network"
-
-    @cached_property
-    def smooth_form(self) -> str:
-        """The form to interpolate in between nodes, and to carry beyond them: the velocity where :attr:`calm_form` is
-        the drift (on variance-preserving schedules it is straighter than either drift or noise; figures in the docs),
-        else :attr:`calm_form`.
-        """
-        if self.calm_form == "drift":
-            try:
-                self.form_gain("velocity")
-            except SchemeError:
-                return "drift"
-            return "velocity"
-        return self.calm_form
 
     def gain(self, form: str) -> tuple[Array, Array]:
         """:meth:`form_gain`, worked out once: read-only arrays."""
