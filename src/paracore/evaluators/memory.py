@@ -21,9 +21,9 @@ def keep_freed_memory() -> bool:
     """Tell this process' allocator to keep what is freed instead of returning it to the operating system.
 
     A network's activations are tens of megabytes that every call frees and the next asks for again. By default the C
-    library gives such blocks back, and the system clears every page anew: a fifth to a third of a call of the digits
-    network with 16 rows, and more while several workers do so at once (docs/scaling.md). Here the process keeps the
-    most memory that it ever used at one time. That is set for the whole process, and cannot be undone in it.
+    library gives large blocks back, and the system clears every page anew: up to a tenth of a call of the digits
+    network, depending on the machine and the number of rows (docs/scaling.md). Here the process keeps the most memory
+    that it ever used at one time. That is set for the whole process, and cannot be undone in it.
 
     Evaluators with several workers on CPUs do this in the processes they work in, and so does the command line.
     Whoever has set one of ``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_TOP_PAD_``, ``MALLOC_MMAP_THRESHOLD_``,
