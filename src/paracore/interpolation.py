@@ -19,8 +19,8 @@ def interpolated(round: Round, rows: Bools, trend: float) -> list[torch.Tensor]:
     slope beyond the last one. What :meth:`~paracore.Selection.fill` gives.
 
     Outputs are interpolated in the composition's form, taken at the states that they belong to and taken back at the
-    states of the rows that are filled. A stochastic scheme shows why: each of its states has
-    noise of its own, which a prediction of the noise contains, and one of the data does not.
+    states of the rows that are filled. A stochastic scheme shows why: each of its states has noise of its own, which a
+    prediction of the noise contains, and one of the data does not.
     """
     window, known = round.window, known_rows(round)
     left, right = neighbours(known)
