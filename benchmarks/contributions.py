@@ -80,12 +80,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=64)
     parser.add_argument("--first", type=int, default=31000, help="first seed")
     parser.add_argument("--before", action="store_true", help="without what followed from this table")
+    parser.add_argument("--trust", type=float, help="the rule's, instead of its own")
     parser.add_argument("--factor", type=float, default=1.0, help="scales the rule's shares")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     rule = paracore.sampler(window=asked.window).composition.stopping
     if asked.before:
         rule = attrs.evolve(rule, tilt=0.0, clean=0.0)
+    if asked.trust is not None:
+        rule = attrs.evolve(rule, trust=asked.trust)
     rule = attrs.evolve(rule, row=rule.row * asked.factor, total=rule.total * asked.factor)
     parts = [
         measure(asked.first + at, min(BATCH, asked.seeds - at), asked.guidance, asked.window, rule)

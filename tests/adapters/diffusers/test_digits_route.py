@@ -60,8 +60,10 @@ def check(name: str, execution: str) -> None:
     result = by_itself(sampler, max_batch=None if execution == "merged" else len(LABELS), **options)
     assert last.route == "table"
     if sampler and not options["tolerance"] and execution == "merged":
-        # the exact chain grows by equal bits; on some processors those of a row depend on its place in a call
-        assert last.rounds < STEPS
+        # the exact chain grows by equal bits; on some processors those of a row depend on its place in a call, and
+        # the first node's come from a call of its own
+        assert abs(last.rounds - result.total_rounds) <= 2
+        assert {str(status) for status in last.result.status} == {str(status) for status in result.status}
     else:
         assert last.rounds == result.total_rounds
     assert relative(images, result.sample) < 1e-5
