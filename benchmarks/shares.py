@@ -1,0 +1,126 @@
+"""The default sampler with other constants, on many seeds: ``python benchmarks/shares.py --window 4 stopping.row=8``.
+
+Digits, flow-matching Euler. Each ``PART.OPTION=NUMBER`` (parts: stopping, selection, jacobian, initializer) replaces an
+option of the default sampler at that window; without any it is the default sampler itself. Seeds are solved in sets of
+32, as many as the figures of one measurement rest on: printed is how the whole and how the sets fare, since one sample
+that ends far off makes a set's mean. Exact samples are kept in ``--cache``.
+
+    python benchmarks/shares.py --window 8 --first 160000
+    python benchmarks/shares.py --window 8 --first 160000 selection.reach=14 stopping.row=10 stopping.total=4
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import multiprocessing
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import torch
+
+import paracore
+from paracore.cli.catalogue import make_scheme
+from paracore.harness import relative_error
+
+SET = 32
+PARTS = ("stopping", "selection", "jacobian", "initializer")
+Changes = dict[str, dict[str, float]]
+Setting = tuple[int, float, int, float]
+"""Window, guidance, N, target."""
+
+
+def changes(asked: list[str]) -> Changes:
+    """``["stopping.row=8"]`` by part and option; whole numbers stay whole."""
+    found: Changes = {}
+    for text in asked:
+        name, _, value = text.partition("=")
+        part, _, option = name.partition(".")
+        try:
+            number = float(value)
+        except ValueError:
+            number = np.nan
+        if part not in PARTS or not option or np.isnan(number):
+            raise SystemExit(f"shares: {text!r} is none of PART.OPTION=NUMBER; parts: {', '.join(PARTS)}")
+        found.setdefault(part, {})[option] = int(number) if value.isdigit() else number
+    return found
+
+
+def sampler(window: int, target: float, changed: Changes) -> paracore.Engine:
+    """The default sampler with these options."""
+    composition = paracore.sampler(window=window, tolerance=target).composition
+    parts = {}
+    for name, options in changed.items():
+        part = getattr(composition, name)
+        known = [field.name for field in attrs.fields(type(part))]
+        if unknown := [option for option in options if option not in known]:
+            raise SystemExit(f"shares: {name} has no option {unknown[0]!r}; it has {', '.join(known)}")
+        parts[name] = attrs.evolve(part, **options)
+    return paracore.Engine(attrs.evolve(composition, **parts))
+
+
+def measure(setting: Setting, changed: Changes, cache: Path, first: int) -> dict[str, Any]:
+    """One set of seeds: rounds, evaluations and errors, ``(32,)`` each."""
+    window, guidance, steps, target = setting
+    torch.set_num_threads(1)
+    model, scheme = paracore.registry.make("model", "digits"), make_scheme("flow-euler", steps)
+    numbers = range(first, first + SET)
+    x0 = torch.stack([torch.randn(model.shape, generator=torch.Generator().manual_seed(i)) for i in numbers])
+    labels = torch.tensor([i % model.classes for i in numbers])
+    evaluator = paracore.evaluators.batched(model.denoiser(scheme, labels, guidance), max_batch=64)
+    problem = paracore.Problem(scheme, x0)
+    kept = cache / f"{guidance:g}-{steps}-{first}.pt"
+    if not kept.exists():
+        torch.save(paracore.sequential(problem, evaluator), kept)
+    result = paracore.solve(sampler(window, target, changed), problem, evaluator)
+    errors = np.asarray(relative_error(result.sample, torch.load(kept)), dtype=float)
+    return {"rounds": np.asarray(result.rounds), "evaluations": np.asarray(result.evaluations), "errors": errors}
+
+
+def told(rounds: Any, errors: Any, steps: int) -> str:
+    """Speed-up and errors in words."""
+    return (
+        f"{steps / rounds.mean():.2f}x, error mean {errors.mean():.2%}, median {np.median(errors):.2%}, "
+        f"95th percentile {np.quantile(errors, 0.95):.2%}, largest {errors.max():.1%}"
+    )
+
+
+def main() -> None:
+    """The program."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("change", nargs="*", help="PART.OPTION=NUMBER")
+    parser.add_argument("--window", type=int, default=8)
+    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--target", type=float, default=0.01)
+    parser.add_argument("--first", type=int, default=200000, help="first seed")
+    parser.add_argument("--seeds", type=int, default=256, help="rounded up to whole sets")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "paracore-exact")
+    asked = parser.parse_args()
+    asked.cache.mkdir(parents=True, exist_ok=True)
+    setting = asked.window, asked.guidance, asked.steps, asked.target
+    changed = changes(asked.change)
+    sampler(asked.window, asked.target, changed)  # unknown options are refused before anything is measured
+    work = functools.partial(measure, setting, changed, asked.cache)
+    with ProcessPoolExecutor(asked.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        sets = list(pool.map(work, range(asked.first, asked.first + asked.seeds, SET)))
+    for at, one in enumerate(sets):
+        print(f"seeds from {asked.first + SET * at}: {told(one['rounds'], one['errors'], asked.steps)}")
+    rounds, evaluations, errors = (
+        np.concatenate([one[name] for one in sets]) for name in ("rounds", "evaluations", "errors")
+    )
+    kept = sum(one["errors"].mean() <= asked.target for one in sets)
+    far = (errors > 5 * asked.target).sum()
+    print(
+        f"all {len(errors)}: {told(rounds, errors, asked.steps)}; {evaluations.mean() / asked.steps:.2f} N evaluated; "
+        f"{far} above five targets; mean within the target in {kept} of {len(sets)} sets"
+    )
+
+
+if __name__ == "__main__":
+    main()
