@@ -25,7 +25,7 @@ __all__ = ["ropa", "ropa_paper"]
 
 
 _SHARES = (
-    (4, ErrorTarget(row=12.5, total=4.5, coherence=0.0, growth=0.6, early=0.6, clean=0.5), 0.1),
+    (4, ErrorTarget(row=13.5, total=4.5, coherence=0.0, growth=0.6, early=0.6, clean=0.5), 0.1),
     (8, ErrorTarget(row=8.6, total=3.45, coherence=0.0, growth=0.6, tilt=2.0, clean=0.5), 0.25),
     (16, ErrorTarget(row=12.0, total=4.75, coherence=0.0, trust=2.0, growth=0.75, tilt=1.4, clean=0.5), 0.21),
     (math.inf, ErrorTarget(row=14.0, total=4.95, coherence=0.5, trust=2.0, growth=0.75, tilt=1.4, clean=0.5), 0.2),

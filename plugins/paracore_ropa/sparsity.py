@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import attrs
@@ -47,9 +48,10 @@ class ResidualSparsity(Selection):
 
     A round evaluates the front, then, from the front on, what it can afford of: knots whose state has moved since they
     were evaluated, new knots where the next one lies further away than the spacing, and new ones beyond the last, up to
-    ``reach`` nodes ahead. A knot is kept in place until it is accepted: a stale output blocks the front, and only a new
-    evaluation mends it. Knots that have moved by less than ``settled`` times the largest gap accepted lately are not
-    evaluated again. Rounds are dense until one was saved, and always at tolerance 0.
+    ``reach`` nodes ahead; what is left then goes to skipped rows, from the front on. A knot is kept in place until it
+    is accepted: a stale output blocks the front, and only a new evaluation mends it. Knots that have moved by less than
+    ``settled`` times the largest gap accepted lately are not evaluated again. Rounds are dense until one was saved, and
+    always at tolerance 0.
 
     The stopping rule does not see interpolation errors: the budget holds them down, in proportion to the tolerance.
     Trained networks are rough from node to node (on the digits, second differences of outputs are as large as first
@@ -66,7 +68,7 @@ class ResidualSparsity(Selection):
         alpha: budgets above which the spacing narrows; greater than ``beta``.
         beta: budgets below which it widens.
         settled: gap, in units of the largest one accepted lately, below which a knot is not evaluated again.
-        trend: how much of the last slope is kept beyond the last knot (0 holds the output).
+        trend: how much of the slope is kept beyond the last knot (0 holds the output).
         target: relative error of the sample that is aimed at; 0: the composition's tolerance, right under
             ``error-target``.
     """
@@ -77,7 +79,7 @@ class ResidualSparsity(Selection):
     alpha: float = attrs.field(default=1.5, validator=number(0.0))
     beta: float = attrs.field(default=0.7, validator=number(0.0))
     settled: float = attrs.field(default=0.5, validator=number(0.0))
-    trend: float = attrs.field(default=0.5, validator=number(0.0, 1.0))
+    trend: float = attrs.field(default=0.7, validator=number(0.0, 1.0))
     target: float = attrs.field(default=0.0, validator=number(0.0))
 
     reference = "this library, after ROPA, Section 3.1 and Eq. 13"
@@ -200,11 +202,13 @@ class ResidualSparsity(Selection):
 
 
 def _place(knots: list[bool], moved: list[bool], spacing: int, last: int, width: int) -> list[int]:
-    """Rows of one sample to evaluate: at most ``width``, the front first, none after ``last``."""
+    """Rows of one sample to evaluate: at most ``width``, the front first, none after ``last``; what the knots leave of
+    the window goes to skipped rows, from the front on."""
     out, at = [0], 0
     while len(out) < width and at < last:
         target = min(at + spacing, last)
         at = next((row for row in range(at + 1, target) if knots[row]), target)
         if moved[at] or not knots[at]:
             out.append(at)
-    return out
+    skipped = (row for row in range(1, last) if not knots[row] and row not in out)
+    return [*out, *itertools.islice(skipped, width - len(out))]
