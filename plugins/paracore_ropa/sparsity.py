@@ -210,5 +210,6 @@ def _place(knots: list[bool], moved: list[bool], spacing: int, last: int, width:
         at = next((row for row in range(at + 1, target) if knots[row]), target)
         if moved[at] or not knots[at]:
             out.append(at)
-    skipped = (row for row in range(1, last) if not knots[row] and row not in out)
+    taken = set(out)
+    skipped = (row for row in range(1, last) if not knots[row] and row not in taken)
     return [*out, *itertools.islice(skipped, width - len(out))]

@@ -15,8 +15,7 @@ __all__ = ["between", "clock", "form_outputs", "interpolated", "known_rows", "ne
 
 _BASE = 3
 """Nodes that a slope spans at least, where knots are there: trained networks are rough from node to node, and the
-difference of two neighbours says little about the trend (on the digits over eight nodes, what holding the last output
-misses falls by 5 to 10 % with a slope of one node, by 10 to 20 % with one of three)."""
+difference of two neighbours says little about the trend (docs/samplers/ropa.md)."""
 
 
 def interpolated(round: Round, rows: Bools, trend: float) -> list[torch.Tensor]:

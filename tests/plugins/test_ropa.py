@@ -30,7 +30,7 @@ from paracore_ropa.guess import NoiseGuess
 from paracore_ropa.l_curve import LCurve, corner
 from paracore_ropa.lml import LML
 from paracore_ropa.look_ahead import AdaptiveLookAhead
-from paracore_ropa.sparsity import ResidualSparsity
+from paracore_ropa.sparsity import ResidualSparsity, _place
 from reference.ropa import ropa as transcription
 
 SEEDS = st.integers(0, 2**31 - 1)
@@ -517,6 +517,31 @@ def test_a_reach_of_zero_goes_by_the_steps_and_the_window(steps, ahead):
     ]
     assert torch.equal(given[0].sample, given[1].sample)
     np.testing.assert_array_equal(given[0].evaluations, given[1].evaluations)
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=30), st.integers(1, 5), st.integers(1, 35)
+)
+def test_what_the_knots_leave_of_a_window_goes_to_skipped_rows(rows, spacing, width):
+    knots, moved = [knot for knot, _ in rows], [move for _, move in rows]
+    last = len(rows) - 1
+    placed = _place(knots, moved, spacing, last, width)
+    assert placed[0] == 0
+    assert len(placed) == len(set(placed)) <= width
+    assert max(placed) <= last
+    settled = {row for row in range(last + 1) if knots[row] and not moved[row]}
+    assert not settled & set(placed[1:])
+    if len(placed) < width:  # everything there was
+        assert set(placed) | settled >= set(range(last + 1))
+    covered, at = set(placed) | settled, 0
+    for row in range(1, last + 1):  # the plan comes first: no gap wider than the spacing while evaluations last
+        at = row if row in covered else at
+        if row - at >= spacing:
+            assert len(placed) == width
+            break
+    stale = [row for row in range(1, last + 1) if knots[row] and moved[row]]
+    if not set(stale) <= set(placed):
+        assert len(placed) == width
 
 
 def test_a_sparser_share_leaves_a_smaller_floor():
