@@ -22,8 +22,8 @@ from paracore.status import Status
 __all__ = ["AutoWindow", "WindowFit", "fit_window"]
 
 _FEWER: dict[str, dict[int, float]] = {
-    "ropa": {1: 1.0, 2: 3.14, 4: 4.21, 8: 5.23, 16: 5.56},
-    "front": {1: 1.0, 2: 2.69, 4: 3.70, 8: 4.71, 16: 4.57},
+    "ropa": {1: 1.0, 2: 3.20, 4: 4.23, 8: 5.33, 16: 5.56},
+    "front": {1: 1.0, 2: 2.69, 4: 3.74, 8: 4.71, 16: 4.57},
     "picard": {1: 1.0, 2: 1.90, 4: 3.19, 8: 4.62, 16: 4.28},
 }
 """How many times fewer rounds, by window: the README's table (``benchmarks/results/digits.json``; a test compares
