@@ -25,10 +25,18 @@ __all__ = ["ropa", "ropa_paper"]
 
 
 _SHARES = (
-    (4, ErrorTarget(row=13.5, total=4.5, coherence=0.0, growth=0.6, early=0.6, clean=0.5), 0.1),
-    (8, ErrorTarget(row=8.6, total=3.45, coherence=0.0, growth=0.6, tilt=2.0, clean=0.5), 0.25),
-    (16, ErrorTarget(row=12.0, total=4.75, coherence=0.0, trust=2.0, growth=0.75, tilt=1.4, clean=0.5), 0.21),
-    (math.inf, ErrorTarget(row=14.0, total=4.95, coherence=0.5, trust=2.0, growth=0.75, tilt=1.4, clean=0.5), 0.2),
+    (4, ErrorTarget(row=13.5, total=4.5, coherence=0.0, growth=0.6, early=0.6, clean=0.5, directed=0.6), 0.1),
+    (8, ErrorTarget(row=11.0, total=4.4, coherence=0.0, growth=0.6, tilt=1.0, clean=0.5, directed=0.5), 0.25),
+    (
+        16,
+        ErrorTarget(row=21.5, total=8.6, coherence=0.0, trust=2.0, growth=1, tilt=0.8, clean=0.5, directed=0.45),
+        0.21,
+    ),
+    (
+        math.inf,
+        ErrorTarget(row=19, total=6.8, coherence=0.5, trust=2.0, growth=0.75, tilt=1.4, clean=0.5, directed=0.9),
+        0.2,
+    ),
 )
 """Shares of the target by window (the first bound above it), chosen on digits, N = 50, guidance 4 (docs); and how they
 grow for targets below 1 %, by that power of ``0.01 / tolerance``, which counts as at most 5: obtained errors shrink

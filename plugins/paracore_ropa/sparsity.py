@@ -27,8 +27,8 @@ _WIDEST = 4
 _FEW = 0.06
 """Windows below that part of N skip most rows."""
 
-_ROUGH, _SPARSE, _DENSE = 2.0, 10.0, 8.0
-"""Shares: of stochastic schemes, of windows that skip most rows, of others."""
+_ROUGH, _SMOOTH = 2.0, 8.0
+"""Shares: of stochastic schemes, of others."""
 
 
 @attrs.frozen
@@ -63,8 +63,7 @@ class ResidualSparsity(Selection):
             spans one row more (or as many as it evaluates). No spacing exceeds ``reach / window``, rounded up: knots
             further out settle too late.
         share: share of the tolerance for interpolation errors; 0 is 2 in stochastic schemes (their outputs are rough
-            from node to node, so that a knot's neighbours predict it as badly as they will a skipped row), else 10 for
-            windows below 0.06 N, which skip most rows, and 8 above.
+            from node to node, so that a knot's neighbours predict it as badly as they will a skipped row), else 8.
         alpha: budgets above which the spacing narrows; greater than ``beta``.
         beta: budgets below which it widens.
         settled: gap, in units of the largest one accepted lately, below which a knot is not evaluated again.
@@ -102,9 +101,7 @@ class ResidualSparsity(Selection):
         return self.reach or max(1, min(round(0.22 * steps), _WIDEST * width))
 
     def _share(self, window: Window) -> float:
-        if self.share or window.scheme.stochastic:
-            return self.share or _ROUGH
-        return _SPARSE if window.width < _FEW * window.scheme.steps else _DENSE
+        return self.share or (_ROUGH if window.scheme.stochastic else _SMOOTH)
 
     def start(self, problem: Problem, rows: int) -> dict[str, Any]:
         """No knots, spacing 1."""

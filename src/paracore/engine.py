@@ -344,6 +344,7 @@ class Engine(Sampler):
                 tangents = torch.nan_to_num(torch.stack(rows))
         # An anchor that the next round replaces is needed only to tell how far it moved: let go of its memory.
         gone = ~np.isnan(state.reach).any(axis=1) & ~window.gain_rows[2] & mask.all(axis=1)
+        gone &= not composition.stopping.reads_growth
         anchors = [x if drop else a for x, a, drop in zip(state.states, state.anchors, gone, strict=False)]
         return state.but(mask=mask, tangents=tangents, anchors=anchors)
 

@@ -15,7 +15,20 @@ from paracore.request import Outputs, Request
 from paracore.slide import lay_over
 from paracore.state import EngineState
 from paracore.status import Status
-from paracore.window import Bools, Ints, Round, RowNorms, Window, per_sample, rms, some_rows, to_numpy, where_rows
+from paracore.window import (
+    Bools,
+    Floats,
+    Ints,
+    Round,
+    RowNorms,
+    RowProducts,
+    Window,
+    per_sample,
+    rms,
+    some_rows,
+    to_numpy,
+    where_rows,
+)
 
 __all__ = ["check_outputs", "check_products", "gather", "receive"]
 
@@ -41,7 +54,8 @@ def receive(
     asked_jvps = outputs.jvps is not None and state.tangents is not None
     jvps = [torch.zeros_like(state.states[0])] * rows if asked_jvps else None
     output_change = np.full(mask.shape, np.nan)
-    changes, changed = RowNorms(), list[int]()
+    output_growth = np.full(mask.shape, np.nan)
+    changes, along, changed = RowNorms(), RowProducts(), list[int]()
     u, _, moving = window.gain_rows
     counts, usable, again = mask.sum(axis=1).tolist(), some_rows(evaluated), some_rows(known)
     for r in range(rows):
@@ -59,6 +73,8 @@ def receive(
             if state.forecast is None and moving[r]:
                 move = move - (state.states[r] - state.anchors[r]) * per_sample(u[r], move)
             changes.add(move)
+            if composition.stopping.reads_growth:
+                along.add(state.states[r] - state.anchors[r], move)
             changed.append(r)
         new_outputs[r] = new
         anchors[r] = where_rows(evaluated[r], state.states[r], state.anchors[r])
@@ -72,6 +88,8 @@ def receive(
         for r in np.flatnonzero(unknown.any(axis=1)).tolist():
             moved = to_numpy([rms(state.states[r] - state.anchors[r])])[0]
             anchor_change[r] = np.where(unknown[r], moved, anchor_change[r])
+    if changed and composition.stopping.reads_growth:
+        output_growth[changed] = _growth(window, changed, along.result(), anchor_change[changed])
     tangents = None if state.tangents is None else list(state.tangents)
     residual, parts = composition.residual, dict(state.parts)
     round = Round(
@@ -83,12 +101,22 @@ def receive(
         lambda: residual.weights(window, parts["residual"]),
         anchor_change,
         output_change,
+        output_growth,
         spare=state.front + 1 - state.rounds,
         tangents=tangents,
         jvps=jvps,
     )
     fill(composition, state, round)
     return state.but(outputs=round.outputs, anchors=round.anchors, age=age), round
+
+
+def _growth(window: Window, rows: list[int], products: Floats, moved: Floats) -> Floats:
+    """``(R, B)`` what ``rows`` add to the ``output_growth`` of a round; NaN where no state has moved."""
+    node = np.minimum(window.nodes[rows], window.scheme.steps - 1)
+    square = moved**2
+    there = np.isfinite(square) & (square > 0)
+    quotient = np.divide(products, square, out=np.full(products.shape, np.nan), where=there)
+    return np.asarray(quotient * np.sign(window.scheme.b[node, 0]))
 
 
 def fill(composition: Composition, state: EngineState, round: Round) -> None:

@@ -76,7 +76,7 @@ def _shown(views: Sequence[View | None]) -> tuple[list[torch.Tensor], list[np.nd
             tensors += view.anchors
             tensors += view.chain
             arrays += (view.evaluated, view.age, view.gap, view.size, view.damping)
-            arrays += (view.anchor_change, view.output_change, view.spare)
+            arrays += (view.anchor_change, view.output_change, view.output_growth, view.spare)
         window = view.window if isinstance(view, Round) else view
         if isinstance(window, Window):
             tensors += window.state_rows

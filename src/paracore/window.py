@@ -21,6 +21,7 @@ __all__ = [
     "Local",
     "Round",
     "RowNorms",
+    "RowProducts",
     "Window",
     "is_small",
     "per_sample",
@@ -72,6 +73,22 @@ class RowNorms:
             norms = torch.linalg.vector_norm(flat, dim=2, dtype=compute_dtype(flat.dtype))
             return np.asarray(norms.to("cpu", torch.float64).numpy() / flat.shape[2] ** 0.5)
         return np.asarray(stacked.to("cpu", torch.float64).numpy())
+
+
+class RowProducts:
+    """Mean products of pairs of rows, kept as :class:`RowNorms` keeps rows."""
+
+    def __init__(self) -> None:
+        self._rows: list[torch.Tensor] = []
+
+    def add(self, a: torch.Tensor, b: torch.Tensor) -> None:
+        """Take in two rows ``(B, *event)``."""
+        wide = compute_dtype(a.dtype)
+        self._rows.append((a.to(wide) * b.to(wide)).flatten(1).mean(dim=1))
+
+    def result(self) -> Floats:
+        """``(rows, B)`` float64."""
+        return to_numpy(self._rows)
 
 
 def is_small(row: torch.Tensor) -> bool:
@@ -293,6 +310,9 @@ class Round:
         size: root mean square of the chain's state at row ``r + 1``.
         anchor_change: root-mean-square move of the anchor since the row's last evaluation (NaN: none).
         output_change: what the output (in the composition's form, in network units) changed by (NaN: none).
+        output_growth: that change along the anchor's move, per unit of it: ``<df, dx> / <dx, dx>``, with the sign with
+            which the scheme's step adds outputs. Above 0 the step widens the difference of two states that lie as these
+            did, below it draws them together (NaN: none, or a stopping rule without ``reads_growth``).
         damping: factors in use.
         tangents, jvps: P rows each, or ``None``.
         spare: ``(B,)`` rounds that each sample has saved so far and may spend.
@@ -310,6 +330,7 @@ class Round:
         weights: Callable[[], RowWeights],
         anchor_change: Floats,
         output_change: Floats,
+        output_growth: Floats,
         spare: Ints,
         tangents: Sequence[torch.Tensor] | None = None,
         jvps: Sequence[torch.Tensor] | None = None,
@@ -321,6 +342,7 @@ class Round:
         self.age = age
         self.anchor_change = anchor_change
         self.output_change = output_change
+        self.output_growth = output_growth
         self.spare = spare
         self.tangents = tangents
         self.jvps = jvps

@@ -44,6 +44,10 @@ class Spy(StoppingRule):
     def reads_changes(self):  # type: ignore[override]
         return self.rule.reads_changes
 
+    @property
+    def reads_growth(self):  # type: ignore[override]
+        return self.rule.reads_growth
+
     def start(self, problem, rows):
         return self.rule.start(problem, rows)
 
@@ -220,6 +224,80 @@ def test_error_target_charges_the_last_step_for_gaps_where_it_is_told_to():
     np.testing.assert_allclose(more[:-1], plain[:-1])
     assert (more[-1] > plain[-1]).all()
     np.testing.assert_allclose(most[-1], 2 * more[-1])
+
+
+@pytest.mark.parametrize("rate", [-3.0, -0.5, 0.5, 3.0])
+def test_error_target_counts_directions_where_it_is_told_to(rate):
+    """``directed`` multiplies moves by ``exp(directed (slope + 1.3) tau)``, the slope between -2 and 4: outputs that
+    answer against a move of their state make errors cheaper, those that answer along it dearer."""
+    scheme = flow_euler(12)
+    x0 = torch.randn(2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    sign = np.sign(scheme.b[0, 0])
+    assert sign == -1.0  # time runs down: an output along the state takes from it
+
+    case = make_case(scheme, seed=3, batch=2, dim=4, stiffness=1.0)
+    problem = paracore.Problem(scheme, x0)
+    linear = attrs.evolve(case, problem=problem, network=lambda x, t, rows: sign * rate * x)
+    plain, other = (_first_moves(linear, ErrorTarget(growth=0.0, directed=d), 4) for d in (1e-12, 0.5))
+    tau = scheme.levels.sigma / (scheme.levels.alpha + scheme.levels.sigma)
+    for k in range(4):
+        slope = np.log(other[k][1:] / plain[k][1:]) / (0.5 * tau[k + 1 : k + 4, None]) - 1.3
+        np.testing.assert_allclose(slope, np.broadcast_to(slope[0, 0], slope.shape), rtol=1e-6)
+        if k == 0:
+            np.testing.assert_allclose(slope, -1.3)  # nothing was seen
+        else:
+            assert -2.0 - 1e-9 <= slope[0, 0] <= 4.0 + 1e-9
+            assert np.sign(slope[0, 0]) == np.sign(rate)
+            assert abs(rate) < 1 or abs(slope[0, 0]) > 1.9  # response to data of unit variance: about 1
+
+
+@pytest.mark.parametrize("form", ["network", "velocity"])
+@pytest.mark.parametrize("scheme", [flow_euler(14), ddim(14), dpm_solver_pp_2m(14)], ids=lambda s: s.name)
+def test_output_growth_is_the_change_along_the_move(scheme, form):
+    """``sign(b) <df, dx> / <dx, dx>`` of every node evaluated twice, against differences noted by hand."""
+    case = make_case(scheme, seed=5, batch=2, dim=3, stiffness=1.0)
+    u = scheme.form_gain(form)[0]
+    last: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+    checked = [0]
+
+    class Reading(AbsoluteChange):
+        reads_changes = True
+        reads_growth = True
+
+        def converged(self, round: Any, state: Any) -> Any:
+            for r, b in np.argwhere(round.evaluated & round.window.valid):
+                node = int(round.window.nodes[r, b])
+                x, f = round.anchors[r][b].numpy(), round.outputs[r][b].numpy()
+                if (node, b) in last:
+                    dx, df = x - last[node, b][0], f - last[node, b][1]
+                    df = df - u[node] * dx  # what holding the form foretells
+                    expected = np.sign(scheme.b[node, 0]) * (df @ dx) / (dx @ dx) if dx.any() else np.nan
+                    np.testing.assert_allclose(round.output_growth[r, b], expected, rtol=1e-7, atol=1e-9)
+                    checked[0] += bool(dx.any())
+                else:
+                    assert np.isnan(round.output_growth[r, b])
+                last[node, int(b)] = x, f
+            return super().converged(round, state)
+
+    sampler = paracore.compose(window=5, tolerance=1e-3, stopping=Reading(), jacobian="none", output_form=form)
+    paracore.solve(sampler, case.problem, case.evaluator())
+    assert checked[0] > 20
+
+
+def test_output_growth_is_read_only_where_it_is_asked_for():
+    """Without ``reads_growth`` it is all NaN, and anchors that a round replaces are let go."""
+    case, seen = make_case(flow_euler(12), seed=5, batch=2, dim=3, stiffness=1.0), []
+
+    class Reading(ErrorTarget):
+        def converged(self, round: Any, state: Any) -> Any:
+            seen.append(np.isfinite(round.output_growth).any())
+            return super().converged(round, state)
+
+    for directed in (0.0, 0.5):
+        sampler = paracore.compose(window=4, tolerance=1e-2, stopping=Reading(directed=directed))
+        paracore.solve(sampler, case.problem, case.evaluator())
+        assert any(seen) == (directed > 0)
+        seen.clear()
 
 
 @pytest.mark.parametrize("window", [4, 8])

@@ -23,11 +23,14 @@ class StoppingRule(Strategy):
         unit: what the composition's tolerance means under this rule.
         outcome: the status of samples that end under this rule.
         reads_changes: whether ``round.anchor_change`` and ``round.output_change`` are read (they cost two passes).
+        reads_growth: whether ``round.output_growth`` is read as well. It costs another pass, and the anchors of rows
+            that are evaluated again stay in memory until then.
     """
 
     unit: ClassVar[str] = ""
     outcome: ClassVar[Status] = Status.CONVERGED
     reads_changes: ClassVar[bool] = False
+    reads_growth: ClassVar[bool] = False
 
     @abc.abstractmethod
     def converged(self, round: Round, state: Any) -> Bools:

@@ -18,7 +18,7 @@ PLACES = ("rows", "look_ahead")
 """Methods that are given a window alone, and answer ``(P, B)``."""
 
 _FIELDS: tuple[str, ...] = ("window", "outputs", "anchors", "evaluated", "age", "anchor_change", "output_change")
-_FIELDS += ("spare", "tangents", "jvps", "chain", "gap", "size", "damping", "_weights")
+_FIELDS += ("output_growth", "spare", "tangents", "jvps", "chain", "gap", "size", "damping", "_weights")
 
 
 def mates_elsewhere(window: Window, by: int) -> Window:
@@ -42,7 +42,7 @@ def after(args: tuple[Any, ...], row: int) -> tuple[Any, ...]:
     new.window = round.window.moved(_rows(round.window.state_rows, row + 2))
     if round.jvps is not None:
         new.jvps = _rows(list(round.jvps), row + 1)
-    for name in ("gap", "size", "anchor_change", "output_change"):
+    for name in ("gap", "size", "anchor_change", "output_change", "output_growth"):
         setattr(new, name, _numbers(getattr(round, name), row + 2))
     return (new, *(_right_hand_side(a, round, new, row) if isinstance(a, torch.Tensor) else a for a in args[1:]))
 

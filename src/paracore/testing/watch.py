@@ -43,6 +43,7 @@ _ROUND: tuple[str, ...] = (
     "damping",
     "anchor_change",
     "output_change",
+    "output_growth",
 )
 _ROUND += ("spare", "tangents", "jvps")
 _WINDOW = ("front", "rounds", "running", "state_rows", "past_x", "past_f", "gain")
