@@ -30,7 +30,7 @@ _SHARES = (
     (
         16,
         ErrorTarget(row=21.5, total=8.6, coherence=0.0, trust=2.0, growth=1, tilt=0.8, clean=0.5, directed=0.45),
-        0.21,
+        0.1,
     ),
     (
         math.inf,
