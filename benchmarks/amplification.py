@@ -18,6 +18,7 @@ from typing import Any
 import attrs
 import numpy as np
 import torch
+from digits_seeds import digits_seeds
 
 import paracore
 from paracore.parts import ErrorTarget
@@ -30,13 +31,8 @@ class Digits:
     """The network at single nodes, and its exact trajectory."""
 
     def __init__(self, guidance: float, seeds: int) -> None:
-        model = paracore.registry.make("model", "digits")
-        self.scheme = paracore.schemes.flow_euler(STEPS)
-        generators = [torch.Generator().manual_seed(FIRST_SEED + i) for i in range(seeds)]
-        self.start = torch.stack([torch.randn(model.shape, generator=g) for g in generators])
-        self.rows = torch.arange(seeds)
-        labels = self.rows % model.classes
-        self.evaluator = paracore.evaluators.batched(model.denoiser(self.scheme, labels, guidance), max_batch=64)
+        problem, self.evaluator = digits_seeds(range(FIRST_SEED, FIRST_SEED + seeds), guidance, STEPS)
+        self.scheme, self.start, self.rows = problem.scheme, problem.x0, torch.arange(seeds)
         self.reach = self.scheme.output_reach()[0]
         self.exact, self.outputs = [self.start], list[torch.Tensor]()
         for node in range(STEPS):

@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 import numpy as np
 import torch
+from digits_seeds import digits_seeds
 
 import paracore
 from paracore.parts import ErrorTarget
@@ -51,11 +52,7 @@ def continued(problem: paracore.Problem, evaluator: paracore.Evaluator, x: torch
 
 def measure(first: int, count: int, guidance: float, window: int, rule: ErrorTarget) -> dict[str, Any]:
     """Shares of one batch, relative to its samples: added and charged ``(cuts, B)``, errors and rounds ``(B,)``."""
-    model, scheme = paracore.registry.make("model", "digits"), paracore.schemes.flow_euler(STEPS, shift=1.0)
-    generators = [torch.Generator().manual_seed(first + i) for i in range(count)]
-    problem = paracore.Problem(scheme, torch.stack([torch.randn(model.shape, generator=g) for g in generators]))
-    labels = (first + torch.arange(count)) % model.classes
-    evaluator = paracore.evaluators.batched(model.denoiser(scheme, labels, guidance), max_batch=64)
+    problem, evaluator = digits_seeds(range(first, first + count), guidance, STEPS)
     charged = np.zeros((STEPS, count))
     reading = Reading(**attrs.asdict(rule), charged=charged)
     sampler = paracore.sampler(window=window, stopping=reading)

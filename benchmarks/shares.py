@@ -20,9 +20,9 @@ from typing import Any
 import attrs
 import numpy as np
 import torch
+from digits_seeds import digits_seeds
 
 import paracore
-from paracore.cli.catalogue import make_scheme
 from paracore.harness import relative_error
 
 SET = 32
@@ -65,12 +65,7 @@ def measure(setting: Setting, changed: Changes, first: int) -> dict[str, Any]:
     """One set of seeds: rounds, evaluations and errors, ``(32,)`` each."""
     window, guidance, steps, target = setting
     torch.set_num_threads(1)
-    model, scheme = paracore.registry.make("model", "digits"), make_scheme("flow-euler", steps)
-    numbers = range(first, first + SET)
-    x0 = torch.stack([torch.randn(model.shape, generator=torch.Generator().manual_seed(i)) for i in numbers])
-    labels = torch.tensor([i % model.classes for i in numbers])
-    evaluator = paracore.evaluators.batched(model.denoiser(scheme, labels, guidance), max_batch=64)
-    problem = paracore.Problem(scheme, x0)
+    problem, evaluator = digits_seeds(range(first, first + SET), guidance, steps)
     result = paracore.solve(sampler(window, target, changed), problem, evaluator)
     errors = np.asarray(relative_error(result.sample, paracore.sequential(problem, evaluator)), dtype=float)
     return {"rounds": np.asarray(result.rounds), "evaluations": np.asarray(result.evaluations), "errors": errors}

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from digits_seeds import digits_seeds
 
 import paracore
-from paracore.cli.catalogue import make_scheme
 from paracore.cli.output import versions
 from paracore.harness import Bench
 
@@ -44,20 +44,13 @@ def measure(job: tuple[Case, int]) -> dict[str, Any]:
     if (guidance, steps, target) == (4.0, 50, MAIN):
         seeds *= 16
     torch.set_num_threads(1)
-    model = paracore.registry.make("model", "digits")
-    scheme = make_scheme("flow-euler", steps)
     rounds: list[int] = []
     errors: list[float] = []
     evaluations: list[int] = []
     for begin in range(0, seeds, BATCH):
-        numbers = range(begin, min(begin + BATCH, seeds))
-        generators = [torch.Generator().manual_seed(FIRST_SEED + i) for i in numbers]
-        x0 = torch.stack([torch.randn(model.shape, generator=g) for g in generators])
-        labels = torch.tensor([i % 10 for i in numbers])
-        evaluator = paracore.evaluators.batched(model.denoiser(scheme, labels, guidance), max_batch=64)
-        row = Bench(paracore.Problem(scheme, x0), evaluator).measure(
-            "default", paracore.sampler(window=window, tolerance=target)
-        )
+        numbers = range(FIRST_SEED + begin, FIRST_SEED + min(begin + BATCH, seeds))
+        bench = Bench(*digits_seeds(numbers, guidance, steps))
+        row = bench.measure("default", paracore.sampler(window=window, tolerance=target))
         rounds += row.rounds
         errors += [float("nan") if e is None else e for e in row.errors]
         evaluations += row.evaluations
