@@ -251,6 +251,25 @@ def test_error_target_counts_directions_where_it_is_told_to(rate):
             assert abs(rate) < 1 or abs(slope[0, 0]) > 1.9  # response to data of unit variance: about 1
 
 
+def test_error_target_takes_directions_that_nobody_reads_as_unseen():
+    """Within a rule that does not ask for them: moves stay as they are at the slope that changes nothing."""
+    case = make_case(flow_euler(12), seed=3, batch=2, dim=4, stiffness=1.0)
+    seen: list[Any] = []
+
+    @attrs.frozen(eq=False)
+    class Deaf(ErrorTarget):
+        reads_growth = False
+
+        def converged(self, round: Any, state: Any) -> Any:
+            seen.append(self._look(round, state)[1]["slope"])
+            return super().converged(round, state)
+
+    sampler = paracore.compose(window=4, tolerance=0.1, stopping=Deaf(directed=0.5))
+    paracore.solve(sampler, case.problem, case.evaluator())
+    assert len(seen) > 2
+    assert np.isnan(seen).all()
+
+
 @pytest.mark.parametrize("form", ["network", "velocity"])
 @pytest.mark.parametrize("scheme", [flow_euler(14), ddim(14), dpm_solver_pp_2m(14)], ids=lambda s: s.name)
 def test_output_growth_is_the_change_along_the_move(scheme, form):

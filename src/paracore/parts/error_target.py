@@ -170,8 +170,10 @@ class ErrorTarget(StoppingRule):
         expected = ((moved * shape[near]) ** 2).sum(axis=0)
         fresh = np.divide((changed**2).sum(axis=0), expected, out=expected * np.nan, where=expected > 0)
         kappa = np.sqrt(_running(state["kappa"] ** 2, fresh))
-        along = np.where(seen, np.nan_to_num(round.output_growth[near]), 0.0) * moved**2 * shape[near]
-        slope = np.divide(along.sum(axis=0), expected, out=expected * np.nan, where=expected > 0)
+        answered = seen & np.isfinite(round.output_growth[near])
+        along = (np.where(answered, round.output_growth[near], 0.0) * moved**2 * shape[near]).sum(axis=0)
+        whole_move = (np.where(answered, moved * shape[near], 0.0) ** 2).sum(axis=0)
+        slope = np.divide(along, whole_move, out=along * np.nan, where=whole_move > 0)
         slope = _running(state["slope"], slope)
         still = held[near] * moved  # the output's change if the data prediction stayed where it is
         both = np.hypot(still, changed)
