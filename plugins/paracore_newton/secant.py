@@ -11,9 +11,8 @@ import torch
 
 import paracore
 from paracore.parts.options import integer, number
-from paracore.schemes import compute_dtype
 from paracore.slide import lay_over, pick
-from paracore.window import Bools, Floats, Ints, Local, Round, per_sample, small_solve, to_numpy
+from paracore.window import Bools, Floats, Ints, Local, Round, mean_product, per_sample, small_solve, to_numpy
 
 __all__ = ["Secant"]
 
@@ -151,12 +150,6 @@ class _Block:
         for k, change in enumerate(self.changes[1:], start=1):
             total = total.add_(change * per_sample(weights[:, k], v))
         return total.to(v.dtype)
-
-
-def mean_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """``(B,)`` inner products over the event, divided by its length, on the device."""
-    wide = compute_dtype(a.dtype)
-    return (a.to(wide) * b.to(wide)).flatten(1).mean(dim=1)
 
 
 def _moved(state: Any, source: Ints, known: Ints) -> list[list[Pair]]:

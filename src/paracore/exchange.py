@@ -21,8 +21,8 @@ from paracore.window import (
     Ints,
     Round,
     RowNorms,
-    RowProducts,
     Window,
+    mean_product,
     per_sample,
     rms,
     some_rows,
@@ -55,7 +55,7 @@ def receive(
     jvps = [torch.zeros_like(state.states[0])] * rows if asked_jvps else None
     output_change = np.full(mask.shape, np.nan)
     output_growth = np.full(mask.shape, np.nan)
-    changes, along, changed = RowNorms(), RowProducts(), list[int]()
+    changes, along, changed = RowNorms(), list[torch.Tensor](), list[int]()
     u, _, moving = window.gain_rows
     counts, usable, again = mask.sum(axis=1).tolist(), some_rows(evaluated), some_rows(known)
     for r in range(rows):
@@ -74,7 +74,7 @@ def receive(
                 move = move - (state.states[r] - state.anchors[r]) * per_sample(u[r], move)
             changes.add(move)
             if composition.stopping.reads_growth:
-                along.add(state.states[r] - state.anchors[r], move)
+                along.append(mean_product(state.states[r] - state.anchors[r], move))
             changed.append(r)
         new_outputs[r] = new
         anchors[r] = where_rows(evaluated[r], state.states[r], state.anchors[r])
@@ -89,7 +89,7 @@ def receive(
             moved = to_numpy([rms(state.states[r] - state.anchors[r])])[0]
             anchor_change[r] = np.where(unknown[r], moved, anchor_change[r])
     if changed and composition.stopping.reads_growth:
-        output_growth[changed] = _growth(window, changed, along.result(), anchor_change[changed])
+        output_growth[changed] = _growth(window, changed, to_numpy(along), anchor_change[changed])
     tangents = None if state.tangents is None else list(state.tangents)
     residual, parts = composition.residual, dict(state.parts)
     round = Round(

@@ -21,9 +21,9 @@ __all__ = [
     "Local",
     "Round",
     "RowNorms",
-    "RowProducts",
     "Window",
     "is_small",
+    "mean_product",
     "per_sample",
     "rms",
     "small_solve",
@@ -75,20 +75,10 @@ class RowNorms:
         return np.asarray(stacked.to("cpu", torch.float64).numpy())
 
 
-class RowProducts:
-    """Mean products of pairs of rows, kept as :class:`RowNorms` keeps rows."""
-
-    def __init__(self) -> None:
-        self._rows: list[torch.Tensor] = []
-
-    def add(self, a: torch.Tensor, b: torch.Tensor) -> None:
-        """Take in two rows ``(B, *event)``."""
-        wide = compute_dtype(a.dtype)
-        self._rows.append((a.to(wide) * b.to(wide)).flatten(1).mean(dim=1))
-
-    def result(self) -> Floats:
-        """``(rows, B)`` float64."""
-        return to_numpy(self._rows)
+def mean_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """``(B,)`` inner products over the event, divided by its length, on the device."""
+    wide = compute_dtype(a.dtype)
+    return (a.to(wide) * b.to(wide)).flatten(1).mean(dim=1)
 
 
 def is_small(row: torch.Tensor) -> bool:

@@ -304,7 +304,7 @@ def test_output_growth_is_the_change_along_the_move(scheme, form):
 
 
 def test_output_growth_is_read_only_where_it_is_asked_for():
-    """Without ``reads_growth`` it is all NaN, and anchors that a round replaces are let go."""
+    """Without ``reads_growth`` it is all NaN."""
     case, seen = make_case(flow_euler(12), seed=5, batch=2, dim=3, stiffness=1.0), []
 
     class Reading(ErrorTarget):

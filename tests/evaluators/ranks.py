@@ -158,6 +158,16 @@ def groups(folder: Path) -> None:
     (folder / f"done-{RANK}").touch()
 
 
+def await_saved(path: Path, rounds: int) -> None:
+    """Until rank 0 has saved that many rounds: torchrun ends it as soon as it sees another rank gone."""
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        if path.exists() and paracore.load_checkpoint(path)["total_rounds"] >= rounds:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{path.name} did not reach {rounds} rounds")
+
+
 def killed(folder: Path) -> None:
     """The last rank (or the first) dies after some rounds; the first one saves the state."""
     victim, after, timeout = (int(word) for word in sys.argv[3:6])
@@ -170,6 +180,7 @@ def killed(folder: Path) -> None:
             if (folder / "slow").exists():
                 time.sleep(0.2)
             if victim == RANK and self.calls > after and not (folder / "resume").exists():
+                await_saved(folder / "state.pt", after)
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().forward(x, t, rows)
 
