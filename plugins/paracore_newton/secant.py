@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 import paracore
-from paracore.parts.options import integer, number
+from paracore.interpolation import neighbours
+from paracore.parts.options import integer, number, one_of
 from paracore.slide import lay_over, pick
 from paracore.window import Bools, Floats, Ints, Local, Round, mean_product, per_sample, small_solve, to_numpy
 
@@ -24,7 +25,8 @@ class Secant(paracore.JacobianApproximation):
     """``G v = Y (S^T S + regularisation max diag(S^T S) I)^{-1} S^T v`` from the node's newest ``memory`` differences.
 
     ``S`` and ``Y`` hold the differences of a node's newest state and output from its earlier ones (multi-secant
-    Broyden, per node). It costs no evaluation: a node has differences once it was evaluated twice. Outputs are taken in
+    Broyden, per node). It costs no evaluation: a node has differences once it was evaluated twice; until then it takes
+    those of the nearest node of the window that has some, since Jacobians of near nodes are alike. Outputs are taken in
     the composition's form. Rows that have moved since they were evaluated only.
 
     It is the dearest part of the library in solver work: pairs and differences add about 7 windows of memory at
@@ -33,10 +35,12 @@ class Secant(paracore.JacobianApproximation):
     Attributes:
         memory: differences per node, at least 1.
         regularisation: relative to the largest squared difference, above 0.
+        unseen: what nodes without differences respond by: ``nearest`` (the nearest node that has some) or ``held``.
     """
 
     memory: int = attrs.field(default=2, validator=integer(1))
     regularisation: float = attrs.field(default=1e-3, validator=number(1e-12))
+    unseen: str = attrs.field(default="nearest", validator=one_of("nearest", "held"))
 
     reference = "Fang and Saad 2009 (two classes of multisecant methods), doi:10.1002/nla.617; per node: ours"
 
@@ -45,18 +49,28 @@ class Secant(paracore.JacobianApproximation):
         return {"front": np.zeros(problem.batch, dtype=np.int64), "count": [], "states": [], "outputs": []}
 
     def local(self, round: Round, state: Any) -> Local | None:
-        """The response at each row that has at least one difference."""
+        """The response at each row: its own differences', or the nearest ones."""
         count, pairs = self._pairs(round, state)
-        usable = count > 1
-        used = [r for r in np.flatnonzero(usable.any(axis=1)).tolist() if r > 0]
+        source = self._source(count > 1, round.window.valid)
+        used = np.unique(source[1:][source[1:] >= 0]).tolist()
         if not used:
             return None
         blocks = dict(zip(used, self._blocks([(pairs[r], count[r] - 1) for r in used]), strict=True))
 
         def respond(row: int, v: torch.Tensor) -> torch.Tensor:
-            return blocks[row].apply(v) if row in blocks else torch.zeros_like(v)
+            block = _of_each(blocks, row, source[row]) if row else None  # the first row was evaluated where it is
+            return torch.zeros_like(v) if block is None else block.apply(v)
 
         return respond
+
+    def _source(self, usable: Bools, valid: Bools) -> Ints:
+        """``(P, B)`` the row whose differences each row responds by, the left one of two as near; -1: none."""
+        row = np.arange(len(usable))[:, None]
+        if self.unseen == "held":
+            return np.where(usable, row, -1)
+        left, right = neighbours(usable)
+        nearer = (right < len(usable)) & ((left < 0) | (right - row < row - left))
+        return np.where(valid, np.where(nearer, right, left), -1)
 
     def observe(self, round: Round, state: Any) -> dict[str, Any]:
         """Keep the newest ``memory`` pairs of every row."""
@@ -150,6 +164,31 @@ class _Block:
         for k, change in enumerate(self.changes[1:], start=1):
             total = total.add_(change * per_sample(weights[:, k], v))
         return total.to(v.dtype)
+
+
+def _of_each(blocks: dict[int, _Block], row: int, source: Ints) -> _Block | None:
+    """A row's block where samples respond by different rows' differences, ``source (B,)``; ``None``: none responds."""
+    others = np.unique(source[source >= 0]).tolist()
+    if not others:
+        return None
+    if len(others) == 1 and (others[0] == row or (source >= 0).all()):
+        return blocks[others[0]]
+    chosen = [blocks[r] for r in others]
+    at, sample = np.searchsorted(others, source), np.arange(len(source))
+    at = np.minimum(at, len(chosen) - 1)  # samples without a source: any block, none of which counts
+    depth = max(len(block.moves) for block in chosen)
+
+    def gathered(kind: str, k: int) -> torch.Tensor:
+        layers = [getattr(block, kind) for block in chosen]
+        return pick([layer[min(k, len(layer) - 1)] for layer in layers], at[None, :])[0]
+
+    numbers = [(len(block.moves), block.there, block.inverse) for block in chosen]
+    there = np.stack([np.pad(t, ((0, 0), (0, depth - m))) for m, t, _ in numbers])[at, sample]
+    inverse = np.stack([np.pad(i, ((0, 0), *[(0, depth - m)] * 2)) for m, _, i in numbers])[at, sample]
+    moves, changes = ([gathered(kind, k) for k in range(depth)] for kind in ("moves", "changes"))
+    merged = _Block(moves, changes, there & (source >= 0)[:, None])
+    merged.inverse = inverse
+    return merged
 
 
 def _moved(state: Any, source: Ints, known: Ints) -> list[list[Pair]]:

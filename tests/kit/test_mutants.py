@@ -1,6 +1,7 @@
 """Wrong parts of one mistake each are caught, the correct ones behind them are not flagged.
 
-``mutants_a`` and ``mutants_b`` were written from the contracts alone, by people who had not seen the kit.
+``mutants_a`` and ``mutants_b`` were written from the contracts alone, by people who had not seen the kit; later came
+"undeclared-growth" with ``reads_growth``.
 ``caught.json`` holds which checks catch which of them, quickest first; ``PYTHONPATH=tests python -m kit.test_mutants``
 writes it.
 """
@@ -69,9 +70,9 @@ def test_a_correct_part_is_not_flagged(name):
 
 
 def test_most_are_caught():
-    """The page says how many: 134 of 141."""
-    assert len(CAUGHT.keys() & MUTANTS.keys()) + len(MISSED) == len(MUTANTS) == 141
-    assert len(CAUGHT) == 134
+    """The page says how many: 135 of 142."""
+    assert len(CAUGHT.keys() & MUTANTS.keys()) + len(MISSED) == len(MUTANTS) == 142
+    assert len(CAUGHT) == 135
     kinds = {m.kind for m in MUTANTS.values()}
     assert len(kinds) == 10
 

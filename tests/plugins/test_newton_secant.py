@@ -20,6 +20,7 @@ from paracore.schemes import ddim, ddpm, dpm_solver_pp_2m, flow_euler, flow_heun
 from paracore.testing.adversarial import random_composition
 from paracore.testing.given import cases
 from paracore.testing.problems import KINDS, Counting, make_case, random_case
+from paracore_newton import secant
 from paracore_newton.secant import Secant
 from reference.secant import Secants, response
 
@@ -70,14 +71,14 @@ def iterates(sampler, case):
 @pytest.mark.parametrize("linear", [True, False])
 @pytest.mark.parametrize("memory", [1, 2, 4])
 @pytest.mark.parametrize(("window", "form"), [(10, "network"), (4, "network"), (6, "data")])
-def test_iterates_are_those_of_the_transcription(kind, linear, memory, window, form):
+@pytest.mark.parametrize("unseen", ["nearest", "held"])
+def test_iterates_are_those_of_the_transcription(kind, linear, memory, window, form, unseen):
     case = make_case(SCHEMES[kind](), batch=1, dim=5, stiffness=0.8, linear=linear, seed=3)
     window = min(window, case.problem.scheme.steps)
-    sampler = paracore.compose(
-        jacobian=f"secant(memory={memory})", window=window, tolerance=0.0, initializer="copy", output_form=form
-    )
+    jacobian = f"secant(memory={memory}, unseen={unseen})"
+    sampler = paracore.compose(jacobian=jacobian, window=window, tolerance=0.0, initializer="copy", output_form=form)
     seen = iterates(sampler, case)
-    expected = Secants(*plain_case(case, form), window, memory)
+    expected = Secants(*plain_case(case, form), window, memory, nearest=unseen == "nearest")
     for (front, _), (following, states) in pairwise(seen):
         expected.round(front, following)
         wanted = np.stack(expected.x[following : following + len(states)])
@@ -102,6 +103,36 @@ def test_where_outputs_move_with_their_states_secants_save_rounds():
     assert rounds["secant"] < 0.9 * rounds["none"]
 
 
+def test_near_nodes_lend_their_differences():
+    """On a linear network every node has the same Jacobian: nodes that were just seen respond as well as others."""
+    case = make_case(flow_euler(50), batch=4, dim=6, stiffness=12.0, linear=True, seed=1)
+    rounds = {}
+    for unseen in ("nearest", "held"):
+        sampler = paracore.compose(jacobian=f"secant(unseen={unseen})", window=8, tolerance=1e-2)
+        rounds[unseen] = paracore.solve(sampler, case.problem, case.evaluator(max_batch=None)).rounds.mean()
+    assert rounds["nearest"] < 0.9 * rounds["held"]
+
+
+def test_samples_borrow_for_themselves(monkeypatch):
+    """Samples of one batch stand at different nodes and borrow from different rows; alone they end the same."""
+    merged, make = [], secant._of_each
+
+    def counted(blocks, row, source):
+        merged.append(len(set(source.tolist())) > 1)
+        return make(blocks, row, source)
+
+    monkeypatch.setattr(secant, "_of_each", counted)
+    case = make_case(flow_euler(40), batch=5, dim=6, stiffness=8.0, linear=False, seed=2)
+    sampler = paracore.sampler("ropa", window=4)
+    together = paracore.solve(sampler, case.problem, case.evaluator(max_batch=1))
+    assert sum(merged) > 10
+    for b in range(5):
+        alone = case.alone(b)
+        result = paracore.solve(sampler, alone.problem, alone.evaluator(max_batch=1))
+        assert torch.equal(result.sample[0], together.sample[b])
+        assert result.rounds[0] == together.rounds[b]
+
+
 def test_secants_cost_no_evaluations():
     case = make_case(flow_euler(12), batch=2, dim=3)
     counting = Counting(case.evaluator())
@@ -122,6 +153,17 @@ def test_the_front_skips_rows_where_the_window_is_small_and_none_at_tolerance_ze
         assert not exact.interpolated.any()
 
 
+@pytest.mark.parametrize(("window", "smooth", "noisy"), [(2, 4, 2), (4, 3, 2), (8, 2, 1), (16, 1, 1)])
+def test_the_front_skips_half_as_much_where_fresh_noise_makes_outputs_rough(window, smooth, noisy):
+    for scheme, stride in ((ddim(100), smooth), (ddpm(100), noisy)):
+        case = make_case(scheme, batch=1, dim=3)
+        counting = Counting(case.evaluator())
+        paracore.solve(paracore.sampler("front", window=window), case.problem, counting)
+        gaps = [np.diff(sorted(nodes)).tolist() for nodes, _ in counting.requests]
+        assert [stride] * (window - 1) in gaps
+        assert max(max(gap, default=1) for gap in gaps) == stride
+
+
 def test_the_first_round_is_that_of_held_outputs():
     case = make_case(flow_euler(10), batch=1, dim=3)
     ours, picard = (paracore.compose(jacobian=part, window=5, tolerance=0.0) for part in ("secant", "none"))
@@ -139,7 +181,7 @@ def random_sampler(seed, case, which, *, tolerance=0.0):
     base = random_composition(seed, case.problem, tolerance=tolerance, adversarial=0.3)
     window, memory = int(rng.choice([1, 2, 3, 5, 8])), int(rng.integers(1, 5))
     if which == "mixed":
-        part = Secant(memory, float(10 ** rng.uniform(-8, 0)))
+        part = Secant(memory, float(10 ** rng.uniform(-8, 0)), str(rng.choice(["nearest", "held"])))
         return Engine(attrs.evolve(base, window=window, jacobian=part))
     options = {"window": window, "tolerance": base.tolerance, "memory": memory, "form": base.output_form}
     options["guess"] = str(rng.choice(["hold", "copy", "linear", "damped-linear"]))
@@ -249,6 +291,7 @@ def test_wild_values_leave_the_exact_chain_right(case, seed, which):
     [
         (lambda: Secant(memory=0), "Secant: memory is 0; an integer of at least 1 is needed"),
         (lambda: Secant(regularisation=0.0), "Secant: regularisation is 0.0; a number at least 1e-12 is needed"),
+        (lambda: Secant(unseen="mean"), "Secant: unseen is 'mean'; allowed: nearest, held"),
         (lambda: paracore.sampler("secant", memory=0), "Secant: memory is 0; an integer of at least 1"),
         (lambda: paracore.compose(jacobian="secant(regularisation=0)"), "Secant: regularisation is 0; a number"),
         (lambda: paracore.sampler("front", memory=-2), "Secant: memory is -2; an integer of at least 1"),

@@ -38,7 +38,8 @@ class EveryKth(Selection):
 
     Attributes:
         stride: k; 0 chooses it by window p and N: ``1 + log2(0.16 N / p)``, rounded down, at least 1, so that about a
-            sixth of the nodes is spanned (N = 50: 3, 2, 1 at windows 2, 4, 8; N = 100: 4, 3, 2, 1).
+            sixth of the nodes is spanned (N = 50: 3, 2, 1 at windows 2, 4, 8; N = 100: 4, 3, 2, 1), and half of that,
+            rounded up, in stochastic schemes: fresh noise makes outputs rough from node to node.
         trend: how much of the last slope the extrapolation keeps (1 is linear, 0 holds the output).
     """
 
@@ -58,7 +59,10 @@ class EveryKth(Selection):
     def rows(self, window: Window, state: Any) -> Bools:
         """Every k-th row; the first ``window.width`` rows until a round was saved, and always at tolerance 0."""
         row = np.arange(window.rows)[:, None]
-        strided = np.broadcast_to(row % self._stride(window.width, window.scheme.steps) == 0, window.nodes.shape)
+        stride = self._stride(window.width, window.scheme.steps)
+        if window.scheme.stochastic and not self.stride:
+            stride = -(-stride // 2)
+        strided = np.broadcast_to((row % stride == 0) & (row < stride * window.width), window.nodes.shape)
         dense = np.broadcast_to(row < window.width, window.nodes.shape)
         if window.tolerance == 0:
             return dense.copy()

@@ -97,6 +97,25 @@ class Settled(StoppingRule):
 
 
 @attrs.frozen
+class Widening(Settled):
+    """Settled, and gaps count for more where outputs widen differences of their states.
+
+    Attributes:
+        share: of the tolerance, for the state and its gap, relative to the state's size.
+    """
+
+    reads_growth = True
+    reference = "Shih et al. 2023 (ParaDIGMS), arXiv:2305.16317, Algorithm 1, on three changes and a direction"
+
+    def converged(self, round: Round, state: Any) -> Bools:
+        """``(P, B)``."""
+        known = np.isfinite(round.output_growth)
+        wider = 1.0 + np.where(known, np.maximum(round.output_growth, 0.0), 0.0)
+        near = round.gap * wider <= round.tolerance * self.share * sizes(round)
+        return np.asarray(known & near & Settled.converged(self, round, state))
+
+
+@attrs.frozen
 class Spending(StoppingRule):
     """The relative gaps of all accepted rows sum to at most ``tolerance n / N`` up to node ``n``.
 
@@ -255,6 +274,13 @@ class UndeclaredChanges(Settled):
 
 
 @attrs.frozen
+class UndeclaredGrowth(Widening):
+    __doc__ = Widening.__doc__
+
+    reads_growth = False
+
+
+@attrs.frozen
 class OneEstimate(Spending):
     __doc__ = Spending.__doc__
 
@@ -278,6 +304,7 @@ ORIGINALS = [
     correct("stopping:relative-gap", "stopping", lambda: RelativeGap),
     correct("stopping:steady", "stopping", lambda: Steady),
     correct("stopping:settled", "stopping", lambda: Settled),
+    correct("stopping:widening", "stopping", lambda: Widening),
     correct("stopping:spending", "stopping", lambda: Spending),
 ]
 
@@ -313,6 +340,7 @@ MUTANTS = [
         "settled",
     ),
     _wrong("undeclared-changes", UndeclaredChanges, "capability", "who reads changes says reads_changes", "settled"),
+    _wrong("undeclared-growth", UndeclaredGrowth, "capability", "who reads growth says reads_growth", "widening"),
     _wrong("one-estimate", OneEstimate, "shape", "an estimate is (B,), one number per sample", "spending"),
     _wrong("adds-up", AddsUp, "read-only", "observe returns a new state and leaves the old one", "spending"),
 ]
