@@ -551,7 +551,7 @@ of {hard[1]} means within the target, {hard[2]} of {hard[3]} runs above three ti
 
 ## What the solver costs
 
-`python benchmarks/overhead.py`, one thread, window 8. Milliseconds: outside the network, for one digit (median). Passes and memory: for 2 million float32 values, at most; a pass is one kernel over as many
+`python benchmarks/overhead.py`, one thread, window 8. Milliseconds: outside the network, for one digit (each round's median, their mean). Passes and memory: for 2 million float32 values, at most; a pass is one kernel over as many
 elements as the window has, the traffic is all operands read and written, memory is beside the model; all three in windows.
 
 {costs(overhead)}

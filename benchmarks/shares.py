@@ -1,6 +1,6 @@
 """The default sampler with other constants, on many seeds: ``python benchmarks/shares.py --window 4 stopping.row=8``.
 
-Digits, flow-matching Euler. Each ``PART.OPTION=NUMBER`` (parts: stopping, selection, jacobian, initializer) replaces an
+Digits, flow-matching Euler. Each ``PART.OPTION=VALUE`` (parts: stopping, selection, jacobian, initializer) replaces an
 option of the default sampler at that window; without any it is the default sampler itself. Seeds are solved in sets of
 32, as many as the figures of one measurement rest on: printed is how the whole and how the sets fare, since one sample
 that ends far off makes a set's mean.
@@ -27,25 +27,30 @@ from paracore.harness import relative_error
 
 SET = 32
 PARTS = ("stopping", "selection", "jacobian", "initializer")
-Changes = dict[str, dict[str, float]]
+Changes = dict[str, dict[str, float | str]]
 Setting = tuple[int, float, int, float]
 """Window, guidance, N, target."""
 
 
 def changes(asked: list[str]) -> Changes:
-    """``["stopping.row=8"]`` by part and option; whole numbers stay whole."""
+    """``["stopping.row=8"]`` by part and option; whole numbers stay whole, what is no number stays a word."""
     found: Changes = {}
     for text in asked:
         name, _, value = text.partition("=")
         part, _, option = name.partition(".")
-        try:
-            number = float(value)
-        except ValueError:
-            number = np.nan
-        if part not in PARTS or not option or np.isnan(number):
-            raise SystemExit(f"shares: {text!r} is none of PART.OPTION=NUMBER; parts: {', '.join(PARTS)}")
-        found.setdefault(part, {})[option] = int(number) if value.isdigit() else number
+        if part not in PARTS or not option or not value:
+            raise SystemExit(f"shares: {text!r} is none of PART.OPTION=VALUE; parts: {', '.join(PARTS)}")
+        found.setdefault(part, {})[option] = _read(value)
     return found
+
+
+def _read(value: str) -> float | str:
+    if value.isdigit():
+        return int(value)
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 def sampler(window: int, target: float, changed: Changes) -> paracore.Engine:
@@ -82,7 +87,7 @@ def told(rounds: Any, errors: Any, steps: int) -> str:
 def main() -> None:
     """The program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("change", nargs="*", help="PART.OPTION=NUMBER")
+    parser.add_argument("change", nargs="*", help="PART.OPTION=VALUE")
     parser.add_argument("--window", type=int, default=8)
     parser.add_argument("--guidance", type=float, default=4.0)
     parser.add_argument("--steps", type=int, default=50)
