@@ -45,12 +45,12 @@ def changes(asked: list[str]) -> Changes:
 
 
 def _read(value: str) -> float | str:
-    if value.isdigit():
-        return int(value)
-    try:
-        return float(value)
-    except ValueError:
-        return value
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            pass
+    return value
 
 
 def sampler(window: int, target: float, changed: Changes) -> paracore.Engine:
@@ -62,7 +62,10 @@ def sampler(window: int, target: float, changed: Changes) -> paracore.Engine:
         known = [field.name for field in attrs.fields(type(part))]
         if unknown := [option for option in options if option not in known]:
             raise SystemExit(f"shares: {name} has no option {unknown[0]!r}; it has {', '.join(known)}")
-        parts[name] = attrs.evolve(part, **options)
+        try:
+            parts[name] = attrs.evolve(part, **options)
+        except paracore.errors.ConfigurationError as error:
+            raise SystemExit(f"shares: {error}") from None
     return paracore.Engine(attrs.evolve(composition, **parts))
 
 

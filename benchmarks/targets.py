@@ -23,7 +23,7 @@ from paracore.cli.output import versions
 from paracore.harness import Bench
 
 RESULTS = Path(__file__).parent / "results" / "targets.json"
-FIRST_SEED = 220000
+FIRST_SEED = 230000
 BATCH = 16
 MAIN = 0.01
 Case = tuple[int, float, int, float]

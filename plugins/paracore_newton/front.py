@@ -16,8 +16,8 @@ def secant(
 ) -> paracore.Engine:
     """Picard's window with each node's own secants: outputs move with their states as their past evaluations did.
 
-    It costs no evaluation; nodes that were evaluated once are held. Tolerance: relative root-mean-square error
-    against the sequential sample.
+    It costs no evaluation; nodes that were evaluated once respond by the nearest node's before them.
+    Tolerance: relative root-mean-square error against the sequential sample.
 
     References: Fang and Saad 2009 (two classes of multisecant methods), doi:10.1002/nla.617; per node: ours.
 
@@ -49,7 +49,8 @@ def front(
 ) -> paracore.Engine:
     """The strided secant front: every k-th node from the front is evaluated, the others interpolated, secants between.
 
-    Small windows reach further than they evaluate; from windows of 0.08 N on every row is evaluated.
+    Small windows reach further than they evaluate; from windows of 0.08 N on (0.04 N in stochastic
+    schemes) every row is evaluated.
     Interpolation leaves an error that the stopping rule does not see. Tolerance: relative root-mean-square error
     against the sequential sample.
 
@@ -59,7 +60,7 @@ def front(
         window: evaluations per round and sample.
         tolerance: error target; 0 gives the sequential answer itself, and every row is evaluated.
         memory: differences per node.
-        stride: k; 0 chooses it by window and N.
+        stride: k; 0 chooses it by window, N and scheme (half as large where noise is drawn).
         trend: how much of the last slope is kept beyond the last evaluated node.
         form: the quantity that is held: auto (by scheme), network, drift, noise, data, velocity, v-prediction, score.
         guess: how rows enter: hold, copy, linear, damped-linear.

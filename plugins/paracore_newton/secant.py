@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 import paracore
-from paracore.interpolation import neighbours
 from paracore.parts.options import integer, number, one_of
 from paracore.slide import lay_over, pick
 from paracore.window import Bools, Floats, Ints, Local, Round, mean_product, per_sample, small_solve, to_numpy
@@ -19,6 +18,9 @@ __all__ = ["Secant"]
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
+_NEAR = 0.06
+"""Nodes borrow from at most that part of N before them: further away Jacobians differ (docs)."""
+
 
 @attrs.frozen
 class Secant(paracore.JacobianApproximation):
@@ -26,8 +28,8 @@ class Secant(paracore.JacobianApproximation):
 
     ``S`` and ``Y`` hold the differences of a node's newest state and output from its earlier ones (multi-secant
     Broyden, per node). It costs no evaluation: a node has differences once it was evaluated twice; until then it takes
-    those of the nearest node of the window that has some, since Jacobians of near nodes are alike. Outputs are taken in
-    the composition's form. Rows that have moved since they were evaluated only.
+    those of the nearest node before it that has some, at most 0.06 N away, since Jacobians of near nodes are alike.
+    Outputs are taken in the composition's form. Rows that have moved since they were evaluated only.
 
     It is the dearest part of the library in solver work: pairs and differences add about 7 windows of memory at
     ``memory=2``, and more than double the passes of a round (``benchmarks/overhead.py``).
@@ -35,7 +37,8 @@ class Secant(paracore.JacobianApproximation):
     Attributes:
         memory: differences per node, at least 1.
         regularisation: relative to the largest squared difference, above 0.
-        unseen: what nodes without differences respond by: ``nearest`` (the nearest node that has some) or ``held``.
+        unseen: what nodes without differences respond by: ``nearest`` (those of the nearest node before them, at most
+            0.06 N away) or ``held``.
     """
 
     memory: int = attrs.field(default=2, validator=integer(1))
@@ -49,9 +52,9 @@ class Secant(paracore.JacobianApproximation):
         return {"front": np.zeros(problem.batch, dtype=np.int64), "count": [], "states": [], "outputs": []}
 
     def local(self, round: Round, state: Any) -> Local | None:
-        """The response at each row: its own differences', or the nearest ones."""
+        """The response at each row: its own differences', or the nearest ones before it."""
         count, pairs = self._pairs(round, state)
-        source = self._source(count > 1, round.window.valid)
+        source = self._source(count > 1, round.window.scheme.steps)
         used = np.unique(source[1:][source[1:] >= 0]).tolist()
         if not used:
             return None
@@ -63,14 +66,14 @@ class Secant(paracore.JacobianApproximation):
 
         return respond
 
-    def _source(self, usable: Bools, valid: Bools) -> Ints:
-        """``(P, B)`` the row whose differences each row responds by, the left one of two as near; -1: none."""
+    def _source(self, usable: Bools, steps: int) -> Ints:
+        """``(P, B)`` the row whose differences each row responds by; -1: none."""
         row = np.arange(len(usable))[:, None]
+        own = np.where(usable, row, -1)
         if self.unseen == "held":
-            return np.where(usable, row, -1)
-        left, right = neighbours(usable)
-        nearer = (right < len(usable)) & ((left < 0) | (right - row < row - left))
-        return np.where(valid, np.where(nearer, right, left), -1)
+            return own
+        nearest = np.maximum.accumulate(own, axis=0)
+        return np.where(row - nearest <= max(1, round(_NEAR * steps)), nearest, -1)
 
     def observe(self, round: Round, state: Any) -> dict[str, Any]:
         """Keep the newest ``memory`` pairs of every row."""
@@ -171,11 +174,10 @@ def _of_each(blocks: dict[int, _Block], row: int, source: Ints) -> _Block | None
     others = np.unique(source[source >= 0]).tolist()
     if not others:
         return None
-    if len(others) == 1 and (others[0] == row or (source >= 0).all()):
+    if others == [row] or (len(others) == 1 and (source >= 0).all()):
         return blocks[others[0]]
     chosen = [blocks[r] for r in others]
     at, sample = np.searchsorted(others, source), np.arange(len(source))
-    at = np.minimum(at, len(chosen) - 1)  # samples without a source: any block, none of which counts
     depth = max(len(block.moves) for block in chosen)
 
     def gathered(kind: str, k: int) -> torch.Tensor:

@@ -26,7 +26,7 @@ __all__ = ["ropa", "ropa_paper"]
 
 _SHARES = (
     (4, ErrorTarget(row=13.5, total=4.5, coherence=0.0, growth=0.6, early=0.6, clean=0.5, directed=0.6), 0.1),
-    (8, ErrorTarget(row=11.2, total=4.5, coherence=0.0, growth=0.6, tilt=1.4, clean=0.5, directed=0.5), 0.25),
+    (8, ErrorTarget(row=12.0, total=4.8, coherence=0.0, growth=0.6, tilt=1.3, clean=0.5, directed=0.5), 0.25),
     (
         16,
         ErrorTarget(row=22.5, total=9.0, coherence=0.0, trust=2.0, growth=1, tilt=0.8, clean=0.5, directed=0.45),

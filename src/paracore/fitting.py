@@ -22,8 +22,8 @@ from paracore.status import Status
 __all__ = ["AutoWindow", "WindowFit", "fit_window"]
 
 _FEWER: dict[str, dict[int, float]] = {
-    "ropa": {1: 1.0, 2: 3.31, 4: 4.28, 8: 5.16, 16: 5.59},
-    "front": {1: 1.0, 2: 2.69, 4: 3.74, 8: 4.71, 16: 4.57},
+    "ropa": {1: 1.0, 2: 3.33, 4: 4.42, 8: 5.16, 16: 5.63},
+    "front": {1: 1.0, 2: 2.68, 4: 3.59, 8: 4.73, 16: 4.62},
     "picard": {1: 1.0, 2: 1.90, 4: 3.19, 8: 4.62, 16: 4.28},
 }
 """How many times fewer rounds, by window: the README's table (``benchmarks/results/digits.json``; a test compares

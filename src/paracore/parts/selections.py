@@ -39,7 +39,8 @@ class EveryKth(Selection):
     Attributes:
         stride: k; 0 chooses it by window p and N: ``1 + log2(0.16 N / p)``, rounded down, at least 1, so that about a
             sixth of the nodes is spanned (N = 50: 3, 2, 1 at windows 2, 4, 8; N = 100: 4, 3, 2, 1), and half of that,
-            rounded up, in stochastic schemes: fresh noise makes outputs rough from node to node.
+            rounded up, in stochastic schemes: fresh noise makes outputs rough from node to node. Their window keeps its
+            span, and rows beyond the last evaluated one are extrapolated, never accepted.
         trend: how much of the last slope the extrapolation keeps (1 is linear, 0 holds the output).
     """
 

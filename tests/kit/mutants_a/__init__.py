@@ -1,4 +1,5 @@
-"""Wrong parts, one mistake each, and the correct ones that they were made from; written without knowledge of the kit.
+"""Wrong parts, one mistake each, and the correct ones that they were made from; written without knowledge of the kit
+(but for "undeclared-growth").
 
 ``MUTANTS`` are to be caught, ``ORIGINALS`` are not. See :class:`~kit.mutants_a.records.Mutant`.
 """

@@ -1,4 +1,4 @@
-"""Stopping rules: four correct ones, and wrong ones made of them."""
+"""Stopping rules: five correct ones, and wrong ones made of them."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def smooth(
     Args:
         window: evaluations per round and sample.
         tolerance: error target; 0 gives the sequential answer itself, and every row is evaluated.
-        stride: every which row is evaluated; 0 chooses it by window and N.
+        stride: every which row is evaluated; 0 chooses it by window, N and scheme.
         degree: of the polynomials between the evaluated rows.
         highest: highest order of the guesses.
         form: the quantity that is held: auto (by scheme), network, drift, noise, data, velocity, v-prediction, score.
