@@ -19,7 +19,7 @@ __all__ = ["Secant"]
 Pair = tuple[torch.Tensor, torch.Tensor]
 
 _NEAR = 0.06
-"""Nodes borrow from at most that part of N before them: further away Jacobians differ (docs)."""
+"""Nodes borrow from at most that part of N before them, one node at least: further away Jacobians differ (docs)."""
 
 
 @attrs.frozen
